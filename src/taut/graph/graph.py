@@ -1,0 +1,124 @@
+"""The traced model: nodes that refer to the module's own, live parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from taut.graph.network import Network, Node
+from taut.operators.affine import Conv2d, Linear
+from taut.operators.base import Operator, Shape
+from taut.operators.norm import coefficients, per_channel
+from taut.operators.registry import BatchNormSource, Template
+from taut.operators.shape import Identity
+
+Statistics = Mapping[int, tuple[Tensor, Tensor]]
+"""Mean and (biased) variance per batch-norm node, from the clean batch, with gradients."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node before its operator is made: the template reads parameters when asked."""
+
+    name: str
+    template: Template | None
+    inputs: tuple[int, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A traced module; parameters stay live, so gradients of a bound reach the optimiser.
+
+    A graph holds no tensor of its own and no result: every call starts afresh.
+    ``folded`` maps a linear or convolution node to the batch norm that follows it
+    (and nothing else reads it), so that bounds pass both as one operator.
+    """
+
+    module: nn.Module
+    steps: tuple[Step, ...]
+    folded: Mapping[int, int]
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one image."""
+        return self.steps[0].shape
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.steps[-1].shape[0]
+
+    def instance(self, statistics: Statistics | None = None) -> Network:
+        """Return the operators with the parameters of this moment.
+
+        Batch normalisation takes ``statistics`` where given, else the running ones.
+        Make one per step and share it among the bounds of that step.
+        """
+        given = statistics or {}
+        swallowed = set(self.folded.values())
+        nodes = [Node(0, self.steps[0].name, None, (), self.input_shape)]
+        for index, step in enumerate(self.steps[1:], start=1):
+            if index in swallowed:
+                operator: Operator = Identity()
+            else:
+                operator = self._operator(index, given)
+            if index in self.folded:
+                norm = self.folded[index]
+                scale, shift = coefficients(self._norm(norm), *given.get(norm, ()))
+                assert isinstance(operator, Linear | Conv2d)
+                operator = operator.scaled(scale, shift)
+            nodes.append(Node(index, step.name, operator, step.inputs, step.shape))
+        return Network(tuple(nodes))
+
+    def clean(self, x: Tensor) -> tuple[Tensor, Statistics | None]:
+        """Evaluate points in the module's own mode; return logits and batch statistics.
+
+        In training mode batch normalisation uses the statistics of this batch and
+        updates the running ones, as PyTorch does; they are returned, with their
+        gradients, for the bounds of the same step (methods.md 9.3). Without a batch
+        norm in training mode the second value is ``None``.
+        """
+        norms = {i: s for i, s in enumerate(self.steps) if s.template and s.template.norm}
+        if not any(self._norm(index).training() for index in norms):
+            logits: Tensor = self.module(x)
+            return logits, None
+        values, statistics = [x], {}
+        for index, step in enumerate(self.steps[1:], start=1):
+            inputs = [values[i] for i in step.inputs]
+            if index in norms and self._norm(index).training():
+                value, *found = _normalise(inputs[0], self._norm(index))
+                statistics[index] = (found[0], found[1])
+            else:
+                value = self._operator(index, {}).forward(*inputs)
+            values.append(value)
+        return values[-1], statistics
+
+    def _norm(self, index: int) -> BatchNormSource:
+        template = self.steps[index].template
+        assert template is not None and template.norm is not None
+        return template.norm
+
+    def _operator(self, index: int, given: Statistics) -> Operator:
+        step = self.steps[index]
+        assert step.template is not None
+        if index in given:
+            return per_channel(
+                *coefficients(self._norm(index), *given[index]), len(step.shape)
+            )
+        return step.template.make()
+
+
+def _normalise(x: Tensor, source: BatchNormSource) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise with this batch's statistics; return them with their gradients."""
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    count = x.numel() // x.shape[1]
+    if count == 1:
+        raise ValueError("batch normalisation in training mode needs more than one value a channel")
+    var, mean = torch.var_mean(x, axes, correction=0)
+    source.track(mean.detach(), var.detach(), count)
+    scale, shift = coefficients(source, mean, var)
+    return per_channel(scale, shift, x.dim() - 1).forward(x), mean, var

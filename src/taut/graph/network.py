@@ -1,0 +1,55 @@
+"""A graph's operators at one moment: what every bounding method walks over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from taut.operators.base import Affine, Operator, Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step: an operator (None for the input), what it reads, and its shape."""
+
+    index: int
+    name: str
+    operator: Operator | None
+    inputs: tuple[int, ...]
+    shape: Shape
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether a linear form passes this node exactly."""
+        return isinstance(self.operator, Affine)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Nodes in topological order; node 0 is the input and the last one holds the logits."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def output(self) -> Node:
+        """The node of the logits."""
+        return self.nodes[-1]
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one image."""
+        return self.nodes[0].shape
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.output.shape[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluate points ``(B, *input shape)`` to logits ``(B, K)``."""
+        values: list[Tensor] = [x]
+        for node in self.nodes[1:]:
+            assert node.operator is not None
+            values.append(node.operator.forward(*(values[i] for i in node.inputs)))
+        return values[-1]
