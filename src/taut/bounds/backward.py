@@ -9,7 +9,7 @@ over its box. Source: Zhang et al. 2018 (CROWN); methods.md 4.4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from taut.property import margin_rows, pad_true_class
 if TYPE_CHECKING:
     from taut.bounds.interval import Intermediate
 
-_threshold_backward = torch.ops.aten.threshold_backward.default
+_CACHE = 2**17  # elements of a form that are worked on at a time on a CPU
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 def lower(
@@ -108,13 +109,14 @@ def _pick_interval(box: Interval, samples: Tensor | None) -> Interval:
 
 def concretise(form: Tensor, box: Interval) -> Tensor:
     r"""Return the exact minimum of each row over a box, ``a c - |a| r``, shape ``(N, R)``."""
-    flat = form.flatten(2)
-    return _dot(flat, box.center) - _dot(flat.abs(), box.radius)
+    return _dot(form, box.center) - _dot(form.abs(), box.radius)
 
 
-def _dot(rows: Tensor, vector: Tensor) -> Tensor:
-    """Return ``rows @ vector`` per group: ``(N, R, n)`` with ``(N, *shape)`` to ``(N, R)``."""
-    return torch.bmm(rows, vector.flatten(1).unsqueeze(2)).squeeze(2)
+def _dot(form: Tensor, vector: Tensor) -> Tensor:
+    """Return ``form . vector`` per row: ``(N, R, *shape)`` and ``(N, *shape)`` to ``(N, R)``."""
+    if form.dim() == 5:  # coefficients of images lie channels-last; walk them in that order
+        form, vector = form.permute(0, 1, 3, 4, 2), vector.permute(0, 2, 3, 1)
+    return torch.bmm(form.flatten(2), vector.flatten(1).unsqueeze(2)).squeeze(2)
 
 
 def relax(form: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
@@ -124,22 +126,17 @@ def relax(form: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
 
     Shapes: form ``(N, R, *shape)``; result the same, and ``(N, R)``.
     """
-    shape = form.shape
     pulled, constant = _Relax.apply(
-        form.flatten(2),
-        lines.lower_slope.flatten(1),
-        None if lines.lower_intercept is None else lines.lower_intercept.flatten(1),
-        lines.upper_slope.flatten(1),
-        None if lines.upper_intercept is None else lines.upper_intercept.flatten(1),
+        form, lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept
     )
-    return pulled.view(shape), constant
+    return pulled, constant
 
 
 class _Relax(torch.autograd.Function):
-    """The element-wise core of backward substitution, ``(N, R, n)`` rows at a time.
+    """The element-wise core of backward substitution, ``(N, R, *shape)`` rows at a time.
 
-    With ``m = max(-a, 0)`` the map is ``a s_L - m (s_U - s_L)``: two passes and no
-    masks. Only what the gradients asked for need is kept.
+    With ``m = min(a, 0)`` the map is ``a s_L + m (s_U - s_L)``, without masks. On the
+    CPU it walks the batch in pieces that stay in cache through all passes.
     """
 
     @staticmethod
@@ -151,50 +148,103 @@ class _Relax(torch.autograd.Function):
         up_slope: Tensor,
         up_shift: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        minus = form.neg().relu_()
         step = up_slope - low_slope
-        pulled = (form * low_slope.unsqueeze(1)).addcmul_(minus, step.unsqueeze(1), value=-1)
+        pulled = torch.empty_like(form)
         constant = form.new_zeros(form.shape[:2])
-        if low_shift is not None:
-            constant = constant + _dot(form + minus, low_shift)
-        if up_shift is not None:
-            constant = constant - _dot(minus, up_shift)
-        wants_low = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        ctx.save_for_backward(
-            minus, low_slope, step, low_shift, up_shift, form if wants_low else None
-        )
+        for part in _pieces(form):
+            a = form[part]
+            out = torch.clamp(a, max=0, out=pulled[part])
+            if up_shift is not None:
+                constant[part] += _dot(out, up_shift[part])
+            if low_shift is not None:
+                constant[part] += _dot(a - out, low_shift[part])
+            out.mul_(step[part].unsqueeze(1)).addcmul_(a, low_slope[part].unsqueeze(1))
+        ctx.save_for_backward(form, low_slope, step, low_shift, up_shift)
         return pulled, constant
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        form, low_slope, step, low_shift, up_shift = ctx.saved_tensors
         by_form, by_constant = grads
-        minus, low_slope, step, low_shift, up_shift, form = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        result: list[Tensor | None] = [None] * 5
-        outer = by_constant.unsqueeze(2)
-        if needs[0]:
-            # d a' / d a is s_L for positive and s_U for negative coefficients; the
-            # threshold keeps the difference only where the coefficient was negative.
-            change = by_form * step.unsqueeze(1)
-            if up_shift is not None:
-                change = change.addcmul_(outer, up_shift.unsqueeze(1))
-            if low_shift is not None:
-                change = change.addcmul_(outer, low_shift.unsqueeze(1), value=-1)
-            change = _threshold_backward(change, minus, 0)
-            result[0] = change.addcmul_(by_form, low_slope.unsqueeze(1))
-            if low_shift is not None:
-                result[0].addcmul_(outer, low_shift.unsqueeze(1))
-        if needs[3]:
-            result[3] = (by_form * minus).sum(1).neg_()
-        if needs[4]:
-            result[4] = torch.bmm(by_constant.unsqueeze(1), minus).squeeze(1).neg_()
-        if needs[1] or needs[2]:
-            plus = form + minus
-            if needs[1]:
-                result[1] = (by_form * plus).sum(1)
-            if needs[2]:
-                result[2] = torch.bmm(by_constant.unsqueeze(1), plus).squeeze(1)
-        return tuple(result)
+        results = [
+            torch.empty_like(like) if need and like is not None else None
+            for need, like in zip(
+                needs, (form, low_slope, low_shift, low_slope, up_shift), strict=True
+            )
+        ]
+        for part in _pieces(form):
+            _relax_backward(
+                form[part],
+                by_form[part],
+                by_constant[part],
+                _Slopes(*(_part(t, part) for t in (low_slope, step, low_shift, up_shift))),
+                [_part(t, part) for t in results],
+            )
+        return tuple(results)
+
+
+class _Slopes(NamedTuple):
+    """The lines of one piece of the batch, with a row axis to broadcast over."""
+
+    low: Tensor
+    step: Tensor
+    low_shift: Tensor | None
+    up_shift: Tensor | None
+
+
+def _relax_backward(
+    form: Tensor,
+    by_form: Tensor,
+    by_constant: Tensor,
+    lines: _Slopes,
+    results: list[Tensor | None],
+) -> None:
+    """Write the gradients of one piece into ``results`` (form, sL, tL, sU, tU)."""
+    minus = form.neg().relu_()
+    outer = by_constant.view(*by_constant.shape, *[1] * (form.dim() - 2))
+    to_form, to_low, to_low_shift, to_up, to_up_shift = results
+    if to_form is not None:
+        # The gradient is s_L for positive and s_U for negative coefficients: the
+        # difference counts only where the coefficient was negative.
+        torch.mul(by_form, lines.step.unsqueeze(1), out=to_form)
+        if lines.up_shift is not None:
+            to_form.addcmul_(outer, lines.up_shift.unsqueeze(1))
+        if lines.low_shift is not None:
+            to_form.addcmul_(outer, lines.low_shift.unsqueeze(1), value=-1)
+        _threshold_backward(to_form, minus, 0, grad_input=to_form)
+        to_form.addcmul_(by_form, lines.low.unsqueeze(1))
+        if lines.low_shift is not None:
+            to_form.addcmul_(outer, lines.low_shift.unsqueeze(1))
+    if to_low is not None:
+        _over_rows(by_form, form + minus, to_low)
+    if to_low_shift is not None:
+        _over_rows(outer, form + minus, to_low_shift)
+    if to_up is not None:
+        _over_rows(by_form, minus, to_up).neg_()
+    if to_up_shift is not None:
+        _over_rows(outer, minus, to_up_shift).neg_()
+
+
+def _over_rows(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """Write ``(a * b).sum(1)`` to ``out`` without holding the product of all rows."""
+    torch.mul(a[:, 0], b[:, 0], out=out)
+    for row in range(1, b.shape[1]):
+        out.addcmul_(a[:, row], b[:, row])
+    return out
+
+
+def _part(tensor: Tensor | None, part: slice) -> Tensor | None:
+    return None if tensor is None else tensor[part]
+
+
+def _pieces(form: Tensor) -> list[slice]:
+    """Split the batch axis into pieces that fit the cache; one piece on a GPU."""
+    count = form.shape[0]
+    size = count
+    if form.device.type == "cpu":
+        size = max(1, _CACHE // max(1, form[:1].numel()))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def margins(

@@ -13,7 +13,7 @@ from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Operator, Shape
 from taut.operators.norm import coefficients, per_channel
 from taut.operators.registry import BatchNormSource, Template
-from taut.operators.shape import Identity
+from taut.operators.shape import Identity, Reshape
 
 Statistics = Mapping[int, tuple[Tensor, Tensor]]
 """Mean and (biased) variance per batch-norm node, from the clean batch, with gradients."""
@@ -35,12 +35,15 @@ class Graph:
 
     A graph holds no tensor of its own and no result: every call starts afresh.
     ``folded`` maps a linear or convolution node to the batch norm that follows it
-    (and nothing else reads it), so that bounds pass both as one operator.
+    (and nothing else reads it), so that bounds pass both as one operator;
+    ``pixel_major`` holds the flatten nodes before small linear layers, which keep the
+    order convolutions leave in memory.
     """
 
     module: nn.Module
     steps: tuple[Step, ...]
     folded: Mapping[int, int]
+    pixel_major: frozenset[int] = frozenset()
 
     @property
     def input_shape(self) -> Shape:
@@ -71,6 +74,12 @@ class Graph:
                 scale, shift = coefficients(self._norm(norm), *given.get(norm, ()))
                 assert isinstance(operator, Linear | Conv2d)
                 operator = operator.scaled(scale, shift)
+            if index in self.pixel_major:
+                operator = Reshape(step.shape, pixel_major=True)
+            elif step.inputs[0] in self.pixel_major:
+                assert isinstance(operator, Linear)
+                image = self.steps[self.steps[step.inputs[0]].inputs[0]].shape
+                operator = operator.pixel_major(image)
             nodes.append(Node(index, step.name, operator, step.inputs, step.shape))
         return Network(tuple(nodes))
 
@@ -84,8 +93,7 @@ class Graph:
         """
         norms = {i: s for i, s in enumerate(self.steps) if s.template and s.template.norm}
         if not any(self._norm(index).training() for index in norms):
-            logits: Tensor = self.module(x)
-            return logits, None
+            return self.instance()(x), None
         values, statistics = [x], {}
         for index, step in enumerate(self.steps[1:], start=1):
             inputs = [values[i] for i in step.inputs]

@@ -13,9 +13,12 @@ from torch import Tensor, fx, nn
 
 from taut.errors import ModelError, TautError, UnsupportedOperator
 from taut.graph.graph import Graph, Step
+from taut.operators.affine import Linear
 from taut.operators.registry import BUILDERS, Live, Template, Value, describe, supported
+from taut.operators.shape import Reshape
 
 _BATCH = 3  # an unusual number, so that a node that loses the batch axis is noticed
+_SMALL = 2**20  # elements of a weight that are cheaper to reorder than the images
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 _PASSES_SHAPE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
 
@@ -145,7 +148,7 @@ class _Builder:
                 "a classifier returns one vector of logits per image, (batch, classes)"
             )
         steps = tuple(self.steps[: last.index + 1])
-        return Graph(self.module, steps, _foldable(steps))
+        return Graph(self.module, steps, _foldable(steps), _pixel_major(steps))
 
     def _placeholder(self, node: fx.Node) -> None:
         if self.steps:
@@ -287,20 +290,46 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(v, int) for v in value)
 
 
-def _foldable(steps: tuple[Step, ...]) -> dict[int, int]:
-    """Find linear and convolution nodes read by one batch norm and by nothing else."""
-    readers: dict[int, list[int]] = {}
+def _readers(steps: tuple[Step, ...]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {index: [] for index in range(len(steps))}
     for index, step in enumerate(steps):
         for source in step.inputs:
-            readers.setdefault(source, []).append(index)
+            found[source].append(index)
+    return found
+
+
+def _foldable(steps: tuple[Step, ...]) -> dict[int, int]:
+    """Find linear and convolution nodes read by one batch norm and by nothing else."""
+    readers = _readers(steps)
     folded = {}
     for index, step in enumerate(steps):
         if step.template is None or step.template.norm is None:
             continue
         before = step.inputs[0]
         template = steps[before].template
-        if template is None or template.norm is not None or readers[before] != [index]:
-            continue
-        if template.folds:
+        if template is not None and template.folds and readers[before] == [index]:
             folded[before] = index
     return folded
+
+
+def _pixel_major(steps: tuple[Step, ...]) -> frozenset[int]:
+    """Find flattened images that only small linear layers read.
+
+    Reordering the columns of a small weight once a call is cheaper than reordering
+    every image; for a large weight it is not.
+    """
+    readers = _readers(steps)
+    found = set()
+    for index, step in enumerate(steps[:-1]):
+        template = step.template
+        if template is None or len(step.shape) != 1:
+            continue
+        if not isinstance(template.make(), Reshape) or len(steps[step.inputs[0]].shape) != 3:
+            continue
+        makers = [steps[reader].template for reader in readers[index]]
+        layers = [maker.make() for maker in makers if maker is not None]
+        if layers and all(
+            isinstance(layer, Linear) and layer.weight.numel() <= _SMALL for layer in layers
+        ):
+            found.add(index)
+    return frozenset(found)

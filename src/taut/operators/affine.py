@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,68 @@ from taut.operators.registry import (
 )
 
 Pair = tuple[int, int]
+
+_NARROW = 16  # channels that a vector unit works on at once
+
+
+class _NarrowTranspose(torch.autograd.Function):
+    """A strided transposed convolution to few channels, as a dense one and a shuffle.
+
+    Every residue of the output position modulo the stride is a convolution of its
+    own with every stride-th kernel entry; together they are one convolution to
+    ``C x stride x stride`` channels, which vector units fill better than C alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, stride: Pair, padding: Pair, size: Pair
+    ) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        ctx.stride, ctx.padding, ctx.size = stride, padding, size
+        (s, t), (_, channels, height, width) = stride, weight.shape
+        taps = -(-height // s), -(-width // t)
+        kernel = F.pad(weight, (0, taps[1] * t - width, 0, taps[0] * s - height))
+        kernel = kernel.unflatten(3, (taps[1], t)).unflatten(2, (taps[0], s))
+        kernel = kernel.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+        found = F.conv2d(rows, _channels_last(kernel), None, 1, (taps[0] - 1, taps[1] - 1))
+        found = found.unflatten(1, (channels, s, t)).permute(0, 1, 4, 2, 5, 3)
+        found = found.flatten(4, 5).flatten(2, 3)
+        (top, left), (rows_out, columns_out) = padding, size
+        short = top + rows_out - found.shape[2], left + columns_out - found.shape[3]
+        if max(short) > 0:  # input cells beyond the last window have no coefficients
+            found = F.pad(found, (0, max(short[1], 0), 0, max(short[0], 0)))
+        return found[:, :, top : top + rows_out, left : left + columns_out].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        missing = _missing(ctx.size, rows, weight, ctx.stride, ctx.padding, (1, 1))
+        to_rows, to_weight, _ = torch.ops.aten.convolution_backward(
+            _channels_last(grads[0]),
+            rows,
+            weight,
+            None,
+            ctx.stride,
+            ctx.padding,
+            (1, 1),
+            True,
+            missing,
+            1,
+            (*ctx.needs_input_grad[:2], False),
+        )
+        return to_rows, to_weight, None, None, None
+
+
+def _missing(
+    size: Sequence[int], rows: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> Pair:
+    """Return the cells at the far border that the strides leave without a window."""
+
+    def left_over(axis: int) -> int:
+        reach = (rows.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis]
+        return size[axis] - (reach + dilation[axis] * (weight.shape[2 + axis] - 1) + 1)
+
+    return left_over(0), left_over(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +122,11 @@ class Linear(Affine):
         bias = shift if self.bias is None else self.bias * scale + shift
         return Linear(self.weight * scale[:, None], bias)
 
+    def pixel_major(self, image: Shape) -> Linear:
+        """Return the operator for inputs flattened pixel by pixel from ``(C, H, W)``."""
+        weight = self.weight.unflatten(1, image).permute(0, 2, 3, 1).flatten(1)
+        return Linear(weight, self.bias)
+
 
 @dataclass(frozen=True, eq=False)
 class Conv2d(Affine):
@@ -77,6 +144,7 @@ class Conv2d(Affine):
         return self._convolve(inputs[0], self.weight, self.bias)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, weight = _channels_last(x), _channels_last(weight)
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     @cached_property
@@ -87,31 +155,25 @@ class Conv2d(Affine):
         return self._convolve(radii[0], self._magnitudes, None)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        # The transposed convolution covers (out - 1) stride - 2 padding + dilated kernel
-        # cells; what the strides left over at the far border is restored explicitly.
-        missing = tuple(
-            size
-            - (
-                (out - 1) * self.stride[axis]
-                - 2 * self.padding[axis]
-                + self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
-                + 1
-            )
-            for axis, (size, out) in enumerate(
-                zip(shapes[0][1:], rows.shape[2:], strict=True)
-            )
-        )
+        size = shapes[0][1:]
+        rows, weight = _channels_last(rows), _channels_last(self.weight)
+        if self._narrow:
+            return (_NarrowTranspose.apply(rows, weight, self.stride, self.padding, size),)
+        missing = _missing(size, rows, weight, self.stride, self.padding, self.dilation)
         return (
             F.conv_transpose2d(
-                rows,
-                self.weight,
-                None,
-                self.stride,
-                self.padding,
-                cast(Pair, missing),
-                self.groups,
-                self.dilation,
+                rows, weight, None, self.stride, self.padding, missing, self.groups, self.dilation
             ),
+        )
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether few input channels make the library's transposed convolution wasteful."""
+        return (
+            self.groups == 1
+            and self.dilation == (1, 1)
+            and self.weight.shape[1] * self.stride[0] * self.stride[1] <= _NARROW
+            and max(self.stride) > 1
         )
 
     def constant(self, rows: Tensor) -> Tensor | None:
@@ -156,6 +218,15 @@ class Scale(Affine):
 
     def constant(self, rows: Tensor) -> Tensor | None:
         return None if self.shift is None else (rows * self.shift).flatten(1).sum(1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Lay images out pixel by pixel, which convolutions run faster on, CPU and GPU alike."""
+    if x.shape[1] == 1:
+        # One channel lies the same either way; say so by the strides, or the
+        # convolution would choose the other layout for its result.
+        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _tensors(weight: Live, bias: Live | None) -> tuple[Tensor, Tensor | None]:
@@ -281,6 +352,13 @@ def _conv2d_cases(generator: torch.Generator) -> list[Case]:
         cases.append(
             Case(Conv2d(weight, bias, stride, padding, dilation, groups), ((4, *size),))
         )
+    for stride, padding, kernel, size in [  # few input channels: the other transpose
+        ((2, 2), (1, 1), (4, 4), (8, 7)),
+        ((2, 3), (0, 1), (3, 2), (9, 8)),
+        ((3, 1), (2, 0), (1, 3), (8, 5)),
+    ]:
+        weight, bias = _weights(generator, 4, 1, *kernel), _weights(generator, 4)
+        cases.append(Case(Conv2d(weight, bias, stride, padding), ((1, *size),)))
     return cases
 
 

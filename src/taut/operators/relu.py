@@ -13,7 +13,7 @@ from taut.operators.base import Activation, Shape
 from taut.operators.forms import Bounds, Interval, Lines
 from taut.operators.registry import Case, Entry, Template, Value, builds, register
 
-_threshold_backward = torch.ops.aten.threshold_backward.default
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 class _IntervalReLU(torch.autograd.Function):
@@ -35,10 +35,11 @@ class _IntervalReLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         by_center, by_radius = grads
         lower, upper = ctx.saved_tensors
-        high = _threshold_backward(by_center + by_radius, upper, 0)
-        low = _threshold_backward(by_center - by_radius, lower, 0)
-        center = torch.lerp(low, high, 0.5)
-        return center, high - center
+        high, low = by_center + by_radius, by_center - by_radius
+        _threshold_backward(high, upper, 0, grad_input=high)
+        _threshold_backward(low, lower, 0, grad_input=low)
+        center = low.lerp_(high, 0.5)
+        return center, high.sub_(center)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +18,51 @@ from taut.operators.forms import Interval
 from taut.operators.registry import Case, Entry, Live, Template, Value, builds, register
 
 
+class _RowMajor(torch.autograd.Function):
+    """Images laid out channel by channel, their gradient given back pixel by pixel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous(memory_format=torch.channels_last)
+
+
 @dataclass(frozen=True)
 class Reshape(Affine):
-    """The same elements, row-major, in another shape (batch axis kept)."""
+    """The same elements in another shape (batch axis kept).
+
+    Row-major, as PyTorch has it; ``pixel_major`` flattens images pixel by pixel
+    instead, without a copy where convolutions left them so. A graph chooses that
+    only where every reader is a linear layer whose columns are put in the same order.
+    """
 
     name: ClassVar[str] = "reshape"
     shape: Shape
+    pixel_major: bool = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return inputs[0].reshape(inputs[0].shape[0], *self.shape)
+        (x,) = inputs
+        if self.pixel_major:
+            return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+        if x.dim() == 4 and not x.is_contiguous():
+            x = _RowMajor.apply(x)
+        return x.reshape(x.shape[0], *self.shape)
 
     def magnitude(self, *radii: Tensor) -> Tensor:
         return self.forward(*radii)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        return (rows.reshape(rows.shape[0], *shapes[0]),)
+        (shape,) = shapes
+        if self.pixel_major:
+            channels, height, width = shape
+            return (rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2),)
+        rows = rows.reshape(rows.shape[0], *shape)
+        if rows.dim() == 4:
+            rows = rows.contiguous(memory_format=torch.channels_last)
+        return (rows,)
 
 
 @dataclass(frozen=True)
@@ -171,7 +201,11 @@ def _no_growth(shape: Shape, x: Value) -> None:
 
 
 def _reshape_cases(generator: torch.Generator) -> list[Case]:
-    return [Case(Reshape((12,)), ((3, 2, 2),)), Case(Reshape((2, 6)), ((12,),))]
+    return [
+        Case(Reshape((12,)), ((3, 2, 2),)),
+        Case(Reshape((12,), pixel_major=True), ((3, 2, 2),)),
+        Case(Reshape((2, 6)), ((12,),)),
+    ]
 
 
 def _identity_cases(generator: torch.Generator) -> list[Case]:
