@@ -129,9 +129,7 @@ class Box:
     def __getitem__(self, index: Tensor | slice) -> Box:
         return Box(self.lower[index], self.upper[index])
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Box:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Box:
         """Return the box on another device or in another precision."""
         return Box(
             self.lower.to(device=device, dtype=dtype), self.upper.to(device=device, dtype=dtype)

@@ -126,7 +126,7 @@ def relax(form: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
 
     Shapes: form ``(N, R, *shape)``; result the same, and ``(N, R)``.
     """
-    pulled, constant = _Relax.apply(
+    pulled, constant = _Relax.apply(  # type: ignore[no-untyped-call]
         form, lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept
     )
     return pulled, constant
@@ -178,7 +178,7 @@ class _Relax(torch.autograd.Function):
                 form[part],
                 by_form[part],
                 by_constant[part],
-                _Slopes(*(_part(t, part) for t in (low_slope, step, low_shift, up_shift))),
+                _Slopes(low_slope[part], step[part], _part(low_shift, part), _part(up_shift, part)),
                 [_part(t, part) for t in results],
             )
         return tuple(results)
@@ -247,9 +247,7 @@ def _pieces(form: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def margins(
-    net: Network, inter: Intermediate, y: Tensor, lines: str = "adaptive"
-) -> Tensor:
+def margins(net: Network, inter: Intermediate, y: Tensor, lines: str = "adaptive") -> Tensor:
     """Return margin lower bounds ``(B, K)`` by full substitution, +inf at the true class.
 
     ``inter`` decides the method: with IBP's bounds it is CROWN-IBP, with bounds refined

@@ -107,16 +107,15 @@ class Graph:
 
     def _norm(self, index: int) -> BatchNormSource:
         template = self.steps[index].template
-        assert template is not None and template.norm is not None
+        assert template is not None
+        assert template.norm is not None
         return template.norm
 
     def _operator(self, index: int, given: Statistics) -> Operator:
         step = self.steps[index]
         assert step.template is not None
         if index in given:
-            return per_channel(
-                *coefficients(self._norm(index), *given[index]), len(step.shape)
-            )
+            return per_channel(*coefficients(self._norm(index), *given[index]), len(step.shape))
         return step.template.make()
 
 

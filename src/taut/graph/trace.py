@@ -227,8 +227,7 @@ class _Builder:
             return lambda: getattr(owner, name)
         if node.op == "call_module":
             raise self._unsupported(node)
-        args = fx.node.map_arg(node.args, lambda n: _Read(self._static(user, n)))
-        kwargs = fx.node.map_arg(node.kwargs, lambda n: _Read(self._static(user, n)))
+        args, kwargs = self._readers(user, node.args), self._readers(user, dict(node.kwargs))
 
         def read() -> Tensor:
             a, k = _resolve(args), _resolve(kwargs)
@@ -240,6 +239,16 @@ class _Builder:
             return result
 
         return read
+
+    def _readers(self, user: fx.Node, value: Any) -> Any:
+        """Replace the nodes among an expression's arguments by readers."""
+        if isinstance(value, fx.Node):
+            return _Read(self._static(user, value))
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._readers(user, v) for v in value)
+        if isinstance(value, dict):
+            return {key: self._readers(user, v) for key, v in value.items()}
+        return value
 
     def _static(self, user: fx.Node, node: fx.Node) -> Any:
         if self._depends(node):  # a size of the input inside an expression of parameters

@@ -158,7 +158,7 @@ class Conv2d(Affine):
         size = shapes[0][1:]
         rows, weight = _channels_last(rows), _channels_last(self.weight)
         if self._narrow:
-            return (_NarrowTranspose.apply(rows, weight, self.stride, self.padding, size),)
+            return (_NarrowTranspose.apply(rows, weight, self.stride, self.padding, size),)  # type: ignore[no-untyped-call]
         missing = _missing(size, rows, weight, self.stride, self.padding, self.dilation)
         return (
             F.conv_transpose2d(
@@ -249,7 +249,7 @@ def _linear_module(shape: Shape, module: nn.Linear, x: Value) -> Template:
 def _linear(
     shape: Shape,
     module: None,
-    input: Value,  # noqa: A002 - the functional form's own argument name
+    input: Value,
     weight: Live,
     bias: Live | None = None,
 ) -> Template:
@@ -280,7 +280,7 @@ def _conv2d_module(shape: Shape, module: nn.Conv2d, x: Value) -> Template:
 def _conv2d(
     shape: Shape,
     module: None,
-    input: Value,  # noqa: A002 - the functional form's own argument name
+    input: Value,
     weight: Live,
     bias: Live | None = None,
     stride: int | Sequence[int] = 1,
@@ -349,9 +349,7 @@ def _conv2d_cases(generator: torch.Generator) -> list[Case]:
     ]:
         weight = _weights(generator, 4, 4 // groups, *kernel)
         bias = _weights(generator, 4)
-        cases.append(
-            Case(Conv2d(weight, bias, stride, padding, dilation, groups), ((4, *size),))
-        )
+        cases.append(Case(Conv2d(weight, bias, stride, padding, dilation, groups), ((4, *size),)))
     for stride, padding, kernel, size in [  # few input channels: the other transpose
         ((2, 2), (1, 1), (4, 4), (8, 7)),
         ((2, 3), (0, 1), (3, 2), (9, 8)),
@@ -372,7 +370,5 @@ def _scale_cases(generator: torch.Generator) -> list[Case]:
 
 
 register(Entry("linear", "x W^T + b", _linear_cases))
-register(
-    Entry("conv2d", "2-D convolution: stride, padding, dilation, groups", _conv2d_cases)
-)
+register(Entry("conv2d", "2-D convolution: stride, padding, dilation, groups", _conv2d_cases))
 register(Entry("scale", "scale * x + shift with constants", _scale_cases))

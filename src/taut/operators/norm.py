@@ -56,9 +56,7 @@ def _template(x: Value, source: BatchNormSource) -> Template:
 
 
 @builds(nn.BatchNorm1d, nn.BatchNorm2d)
-def _batch_norm_module(
-    shape: Shape, module: nn.BatchNorm1d | nn.BatchNorm2d, x: Value
-) -> Template:
+def _batch_norm_module(shape: Shape, module: nn.BatchNorm1d | nn.BatchNorm2d, x: Value) -> Template:
     if module.running_mean is None:
         raise UnsupportedOperator(
             "batch normalisation without running statistics depends on the rest of the batch; "
@@ -70,7 +68,8 @@ def _batch_norm_module(
     def track(mean: Tensor, var: Tensor, count: int) -> None:
         with torch.no_grad():
             batches = module.num_batches_tracked
-            assert batches is not None and module.running_mean is not None
+            assert batches is not None
+            assert module.running_mean is not None
             assert module.running_var is not None
             batches.add_(1)
             rate = 1.0 / float(batches) if module.momentum is None else module.momentum
@@ -94,7 +93,7 @@ def _batch_norm_module(
 def _batch_norm(
     shape: Shape,
     module: None,
-    input: Value,  # noqa: A002 - the functional form's own argument name
+    input: Value,
     running_mean: Live | None = None,
     running_var: Live | None = None,
     weight: Live | None = None,
@@ -121,20 +120,15 @@ def _batch_norm(
 def _cases(generator: torch.Generator) -> list[Case]:
     cases = []
     for shape in ((4,), (3, 4, 5)):
-        gamma, beta, mean = (
-            torch.randn(shape[0], generator=generator, dtype=torch.float64) for _ in range(3)
-        )
-        var = torch.rand(shape[0], generator=generator, dtype=torch.float64)
-        source = BatchNormSource(
-            lambda mean=mean: mean,
-            lambda var=var: var,
-            lambda gamma=gamma: gamma,
-            lambda beta=beta: beta,
-            1e-5,
-            lambda: False,
-            lambda *_: None,
-        )
-        cases.append(Case(per_channel(*coefficients(source), len(shape)), (shape,)))
+        module = nn.BatchNorm1d(shape[0], dtype=torch.float64)
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        for tensor in (module.weight.data, module.bias.data, module.running_mean):
+            tensor.normal_(generator=generator)
+        module.running_var.uniform_(0.1, 2.0, generator=generator)
+        with torch.no_grad():
+            template = _batch_norm_module(shape, module, Value(0, shape))
+            cases.append(Case(template.make(), (shape,)))
     return cases
 
 

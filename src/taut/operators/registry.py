@@ -126,7 +126,10 @@ def live(value: Tensor | Live | float | None) -> Live | None:
     """Return ``value`` as a reader, also when it is a number or a tensor already."""
     if value is None or callable(value):
         return value
-    return lambda: torch.as_tensor(value)
+    if isinstance(value, Tensor):
+        return lambda: value
+    # A number keeps its double precision; without dimensions it changes no one's type.
+    return lambda: torch.tensor(value, dtype=torch.float64)
 
 
 def attribute(module: nn.Module, name: str) -> Live | None:

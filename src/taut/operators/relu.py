@@ -59,7 +59,7 @@ class ReLU(Activation):
 
     def interval(self, *inputs: Interval) -> Interval:
         (z,) = inputs
-        center, radius = _IntervalReLU.apply(z.center, z.radius)
+        center, radius = _IntervalReLU.apply(z.center, z.radius)  # type: ignore[no-untyped-call]
         return Interval(center, radius)
 
     def bends(self, bounds: Bounds) -> Tensor:
@@ -84,7 +84,10 @@ class ReLU(Activation):
 
 @builds(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
 def _relu(
-    shape: Shape, module: nn.Module | None, input: Value, inplace: bool = False  # noqa: A002
+    shape: Shape,
+    module: nn.Module | None,
+    input: Value,
+    inplace: bool = False,
 ) -> Template:
     return Template((input,), ReLU)
 

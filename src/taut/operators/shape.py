@@ -48,7 +48,7 @@ class Reshape(Affine):
         if self.pixel_major:
             return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
         if x.dim() == 4 and not x.is_contiguous():
-            x = _RowMajor.apply(x)
+            x = _RowMajor.apply(x)  # type: ignore[no-untyped-call]
         return x.reshape(x.shape[0], *self.shape)
 
     def magnitude(self, *radii: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Add(Affine):
         return torch.add(inputs[0], inputs[1], alpha=self.sign)
 
     def magnitude(self, *radii: Tensor) -> Tensor:
-        return radii[0] + radii[1]
+        return torch.add(radii[0], radii[1], alpha=abs(self.sign))
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return (
@@ -122,14 +122,20 @@ def _collapse(rows: Tensor, shape: Shape) -> Tensor:
     "squeeze",
     "unsqueeze",
 )
-def _reshape(shape: Shape, module: nn.Module | None, x: Value, *_: object, **__: object) -> Template:
+def _reshape(
+    shape: Shape, module: nn.Module | None, x: Value, *_: object, **__: object
+) -> Template:
     # The sizes asked for were resolved when shapes were propagated; only the batch is free.
     return Template((x,), lambda: Reshape(shape))
 
 
 @builds(nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, "contiguous", "clone")
 def _identity(
-    shape: Shape, module: nn.Module | None, input: Value, *_: object, **__: object  # noqa: A002
+    shape: Shape,
+    module: nn.Module | None,
+    input: Value,
+    *_: object,
+    **__: object,
 ) -> Template:
     return Template((input,), Identity)
 
@@ -138,7 +144,7 @@ def _identity(
 def _add(
     shape: Shape,
     module: None,
-    input: Value | Live | float,  # noqa: A002
+    input: Value | Live | float,
     other: Value | Live | float,
     alpha: float = 1.0,
 ) -> Template:
@@ -148,7 +154,8 @@ def _add(
         _no_growth(shape, input)
         shift = reader(other)
         return scale_template(input, None, shift if alpha == 1 else lambda: shift() * alpha)
-    assert isinstance(other, Value) and not isinstance(input, Value)
+    assert isinstance(other, Value)
+    assert not isinstance(input, Value)
     _no_growth(shape, other)
     factor = reader(float(alpha)) if alpha != 1 else None
     return scale_template(other, factor, reader(input))
@@ -158,7 +165,7 @@ def _add(
 def _sub(
     shape: Shape,
     module: None,
-    input: Value | Live | float,  # noqa: A002
+    input: Value | Live | float,
     other: Value | Live | float,
     alpha: float = 1.0,
 ) -> Template:
@@ -169,7 +176,7 @@ def _sub(
 def _mul(
     shape: Shape,
     module: None,
-    input: Value | Live | float,  # noqa: A002
+    input: Value | Live | float,
     other: Value | Live | float,
 ) -> Template:
     x, factor = (input, other) if isinstance(input, Value) else (other, input)
@@ -183,7 +190,7 @@ def _mul(
 def _div(
     shape: Shape,
     module: None,
-    input: Value | Live | float,  # noqa: A002
+    input: Value | Live | float,
     other: Value | Live | float,
 ) -> Template:
     if isinstance(input, Value) and not isinstance(other, Value):

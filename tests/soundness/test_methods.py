@@ -1,0 +1,338 @@
+"""Every bounding method: sound against samples and exact solvers, ordered as theorems promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import LinearConstraint, milp
+from torch import Tensor, nn
+
+from taut.bounds import IBP, METHODS, Backward, BoundMethod, interval
+from taut.graph import Network, trace
+from taut.operators import LINES
+from taut.property import true_margins
+from taut.region import Box
+from tests.soundness.harness import (
+    KINDS,
+    TOLERANCE,
+    around_operator,
+    case,
+    evaluate,
+    every_case,
+    generator,
+    normal,
+    points_of,
+    random_box,
+    random_module,
+    uniform,
+)
+
+SEEDS = st.integers(0, 10**6)
+VARIANTS: dict[str, BoundMethod] = {
+    **METHODS,
+    **{f"{b}/{k}": Backward(before=b, lines=k) for b in ("ibp", "crown") for k in LINES},
+}
+
+
+def assert_sound(net: Network, box: Box, method: BoundMethod, seed: int) -> None:
+    """Compare a method's margins and logits with points of the boxes."""
+    logits = evaluate(net, points_of(box, generator(seed)))
+    y = logits[0].argmax(1)
+    batch, classes = logits.shape[1:]
+    margins = method.margins(net, box, y)
+    assert margins.shape == (batch, classes)
+    assert bool(torch.isinf(margins.gather(1, y[:, None])).all())
+    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
+    slack = TOLERANCE * (1 + logits.abs().amax())
+    assert bool((margins <= least + slack).all())
+    outputs = method.outputs(net, box)
+    assert bool((outputs.lower <= logits.amin(0) + slack).all())
+    assert bool((outputs.upper >= logits.amax(0) - slack).all())
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize(("name", "number"), every_case())
+@settings(max_examples=4, deadline=None)
+@given(seed=SEEDS)
+def test_every_operator_under_every_method(name: str, number: int, method: str, seed: int) -> None:
+    g = generator(seed)
+    net = around_operator(case(name, number, seed), g)
+    assert_sound(net, random_box(g, 3, 5, scale=0.5), VARIANTS[method], seed)
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=6, deadline=None)
+@given(seed=SEEDS, scale=st.sampled_from([0.01, 0.1, 0.5]))
+def test_traced_networks_under_every_method(
+    kind: str, method: str, seed: int, scale: float
+) -> None:
+    module, shape = random_module(kind, seed)
+    box = random_box(generator(seed), 3, *shape, scale=scale)
+    assert_sound(trace(module, shape).instance(), box, VARIANTS[method], seed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_stays_sound_up_to_rounding(kind: str, method: str) -> None:
+    module, shape = random_module(kind, 5)
+    box = random_box(generator(5), 8, *shape, scale=0.2)
+    fine = trace(module, shape).instance()
+    logits = evaluate(fine, points_of(box, generator(6), 1000))
+    y = logits[0].argmax(1)
+    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
+    coarse = trace(module.float(), shape).instance()
+    margins = METHODS[method].margins(coarse, box.to(dtype=torch.float32), y)
+    assert margins.dtype == torch.float32
+    assert bool((margins <= least + 1e-5 * (1 + logits.abs().amax())).all())
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_point_has_its_own_margins(kind: str, method: str) -> None:
+    """methods.md 15, item 2: at eps = 0 every method returns the margins themselves."""
+    module, shape = random_module(kind, 11)
+    x = uniform(generator(11), 4, *shape)
+    net = trace(module, shape).instance()
+    logits = module(x)
+    y = logits.argmax(1)
+    margins = VARIANTS[method].margins(net, Box.around(x, 0.0), y)
+    torch.testing.assert_close(margins, true_margins(logits, y), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, scale=st.sampled_from([0.02, 0.1, 0.4]))
+def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> None:
+    """methods.md 15, item 3: IBP <= CROWN-IBP <= CROWN with tight lines."""
+    module, shape = random_module(kind, seed)
+    net = trace(module, shape).instance()
+    box = random_box(generator(seed), 4, *shape, scale=scale)
+    y = net(box.center).argmax(1)
+    ibp = IBP().margins(net, box, y)
+    crown_ibp = Backward("ibp", "tight").margins(net, box, y)
+    crown = Backward("crown", "tight").margins(net, box, y)
+    assert bool((ibp <= crown_ibp + 1e-9).all())
+    assert bool((crown_ibp <= crown + 1e-9).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
+def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
+    """methods.md 15, item 4: slope-zero lines in CROWN-IBP give the elided IBP margins."""
+    module, shape = random_module(kind, seed)
+    net = trace(module, shape).instance()
+    box = random_box(generator(seed), 3, *shape, scale=0.3)
+    y = net(box.center).argmax(1)
+    ibp = IBP().margins(net, box, y)
+    constant = Backward("ibp", "constant").margins(net, box, y)
+    torch.testing.assert_close(constant, ibp, rtol=1e-9, atol=1e-9)
+    if kind != "residual":  # across a join, substitution couples what intervals do not
+        full = Backward("crown", "constant").margins(net, box, y)
+        torch.testing.assert_close(full, ibp, rtol=1e-9, atol=1e-9)
+
+
+def test_adaptive_lines_can_be_below_ibp() -> None:
+    """methods.md 15, item 3, negative: the ordering is the tight lines' own."""
+    below = 0
+    for seed in range(40):
+        module, shape = random_module("deep", seed)
+        net = trace(module, shape).instance()
+        box = random_box(generator(seed), 4, *shape, scale=0.4)
+        y = net(box.center).argmax(1)
+        adaptive = Backward("ibp", "adaptive").margins(net, box, y)
+        below += int((adaptive < IBP().margins(net, box, y) - 1e-9).any())
+    assert below > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
+def test_elided_margins_are_never_looser(kind: str, seed: int) -> None:
+    """methods.md 15, item 9, against the plain bounds of the logits."""
+    module, shape = random_module(kind, seed)
+    net = trace(module, shape).instance()
+    box = random_box(generator(seed), 3, *shape, scale=0.3)
+    y = net(box.center).argmax(1)
+    bounds = interval.propagate(net, box).intervals[-1].bounds
+    plain = bounds.lower.gather(1, y[:, None]) - bounds.upper
+    elided = IBP().margins(net, box, y)
+    others = torch.isfinite(elided)
+    assert bool((elided[others] >= plain[others] - 1e-9).all())
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
+def test_a_linear_net_is_bounded_exactly(seed: int) -> None:
+    """methods.md 15, item 9: elided IBP reaches the margin at the explicit worst corner."""
+    module, shape = random_module("linear", seed)
+    assert isinstance(module, nn.Linear)
+    box = random_box(generator(seed), 3, *shape)
+    net = trace(module, shape).instance()
+    y = net(box.center).argmax(1)
+    for method in METHODS.values():
+        margins = method.margins(net, box, y)
+        for image in range(3):
+            for other in range(4):
+                if other == y[image]:
+                    continue
+                row = module.weight[y[image]] - module.weight[other]
+                corner = torch.where(row > 0, box.lower[image], box.upper[image])
+                logits = module(corner)
+                exact = logits[y[image]] - logits[other]
+                assert math.isclose(
+                    float(margins[image, other].detach()), float(exact.detach()), abs_tol=1e-9
+                )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("size", [5, 6])
+def test_convolution_equals_its_unrolled_matrix(stride: int, padding: int, size: int) -> None:
+    """methods.md 15, item 12: conv CROWN is dense CROWN on the unrolled convolution."""
+    torch.manual_seed(size + 10 * stride + 100 * padding)
+    conv = nn.Conv2d(2, 3, 3, stride, padding).double()
+    width = conv(torch.zeros(1, 2, size, size).double()).numel()
+    head = nn.Sequential(nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, 4)).double()
+    folded = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), *head)
+    count = 2 * size * size
+    basis = torch.eye(count).double().view(count, 2, size, size)
+    constant = conv(torch.zeros(1, 2, size, size).double()).flatten()
+    unrolled = nn.Linear(count, width).double()
+    unrolled.weight.data = (conv(basis).flatten(1) - constant).T.contiguous()
+    unrolled.bias.data = constant
+    flat = nn.Sequential(nn.Flatten(), unrolled, nn.ReLU(), *head)
+    box = random_box(generator(size), 3, 2, size, size, scale=0.3)
+    shape = (2, size, size)
+    one, two = trace(folded, shape).instance(), trace(flat, shape).instance()
+    y = folded(box.center).argmax(1)
+    for method in VARIANTS.values():
+        torch.testing.assert_close(
+            method.margins(one, box, y), method.margins(two, box, y), rtol=1e-9, atol=1e-9
+        )
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
+def test_clipped_pixels_contribute_nothing(seed: int) -> None:
+    """methods.md 15, item 14: at 0 and 1 the outer half of the ball is cut off."""
+    module, shape = random_module("conv", seed)
+    g = generator(seed)
+    x = (uniform(g, 3, *shape) > 0.5).double()
+    clipped = Box.around(x, 0.2)
+    inward = Box(torch.where(x > 0, x - 0.2, x), torch.where(x > 0, x, x + 0.2))
+    net = trace(module, shape).instance()
+    y = module(x).argmax(1)
+    for method in METHODS.values():
+        torch.testing.assert_close(method.margins(net, clipped, y), method.margins(net, inward, y))
+        whole = method.margins(net, Box.around(x, 0.2, data_range=None), y)
+        assert bool((whole <= method.margins(net, clipped, y) + 1e-9).all())
+
+
+def exact_margin(module: nn.Sequential, box: Box, image: int, y: int, other: int) -> float:
+    """Minimise a margin of a one-hidden-layer ReLU net by mixed-integer programming."""
+    first, last = module[0], module[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    w, b = first.weight.detach().numpy(), first.bias.detach().numpy()
+    row = (last.weight[y] - last.weight[other]).detach().numpy()
+    low, high = box.lower[image].numpy(), box.upper[image].numpy()
+    l = np.minimum(w, 0) @ high + np.maximum(w, 0) @ low + b  # noqa: E741 - the field's name
+    u = np.maximum(w, 0) @ high + np.minimum(w, 0) @ low + b
+    n, h = len(low), len(b)
+    zero, eye = np.zeros((h, n)), np.eye(h)
+    big_l, big_u = np.diag(np.minimum(l, 0)), np.diag(np.maximum(u, 0))
+    # Variables: x, activations a, indicators d. a >= Wx + b; a <= Wx + b - l (1 - d); a <= u d.
+    rows = [
+        LinearConstraint(np.hstack([-w, eye, np.zeros((h, h))]), b, np.inf),
+        LinearConstraint(np.hstack([-w, eye, -big_l]), -np.inf, b - np.minimum(l, 0)),
+        LinearConstraint(np.hstack([zero, eye, -big_u]), -np.inf, 0),
+    ]
+    result = milp(
+        np.concatenate([np.zeros(n), row, np.zeros(h)]),
+        constraints=rows,
+        integrality=np.concatenate([np.zeros(n + h), np.ones(h)]),
+        bounds=(
+            np.concatenate([low, np.zeros(2 * h)]),
+            np.concatenate([high, np.maximum(u, 0), np.ones(h)]),
+        ),
+    )
+    assert result.success
+    return float(result.fun + (last.bias[y] - last.bias[other]).item())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=SEEDS)
+def test_no_method_exceeds_the_exact_minimum(seed: int) -> None:
+    module, shape = random_module("dense", seed)
+    assert isinstance(module, nn.Sequential)
+    box = random_box(generator(seed), 2, *shape, scale=0.5)
+    net = trace(module, shape).instance()
+    y = net(box.center).argmax(1)
+    exact = torch.tensor(
+        [
+            [
+                math.inf if j == y[i] else exact_margin(module, box, i, int(y[i]), j)
+                for j in range(4)
+            ]
+            for i in range(2)
+        ]
+    )
+    for method in VARIANTS.values():
+        assert bool((method.margins(net, box, y) <= exact + 1e-6).all())
+
+
+def test_crown_does_not_depend_on_the_budget() -> None:
+    module, shape = random_module("conv", 2)
+    net = trace(module, shape).instance()
+    box = random_box(generator(2), 3, *shape, scale=0.4)
+    y = net(box.center).argmax(1)
+    whole = Backward("crown").margins(net, box, y)
+    split = Backward("crown", budget=1).margins(net, box, y)
+    torch.testing.assert_close(whole, split, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_leave_nothing_behind(kind: str) -> None:
+    module, shape = random_module(kind, 9)
+    graph = trace(module, shape)
+    box = random_box(generator(9), 3, *shape, scale=0.2)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    y = module(box.center).argmax(1)
+    first = [m.margins(graph.instance(), box, y) for m in METHODS.values()]
+    second = [m.margins(graph.instance(), box, y) for m in METHODS.values()]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
+@pytest.mark.parametrize("kind", ["deep", "conv", "norm", "residual"])
+def test_gradients_of_bounds_equal_finite_differences(kind: str, method: str) -> None:
+    module, shape = random_module(kind, 4)
+    box = random_box(generator(4), 2, *shape, scale=0.3)
+    graph = trace(module, shape)
+    y = module(box.center).argmax(1)
+
+    def loss() -> Tensor:
+        margins = METHODS[method].margins(graph.instance(), box, y)
+        return margins[torch.isfinite(margins)].sum()
+
+    weights = [p for p in module.parameters() if p.dim() > 1]
+    slopes = torch.autograd.grad(loss(), weights)
+    g = generator(8)
+    for weight, slope in zip(weights, slopes, strict=True):
+        way, step = normal(g, *weight.shape), 1e-6
+        with torch.no_grad():
+            weight += step * way
+            high = loss()
+            weight -= 2 * step * way
+            low = loss()
+            weight += step * way
+        change = float(((high - low) / (2 * step)).detach())
+        assert math.isclose(change, float((slope * way).sum()), rel_tol=2e-4, abs_tol=1e-4)
