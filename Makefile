@@ -1,0 +1,56 @@
+# The first two commands: `make demo` and `make test`.
+#
+# Everything is installed into .venv with the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+# Of `make demo`: where it writes, and further options of its two commands.
+OUT ?= runs/demo
+TRAIN ?=
+CERTIFY ?=
+
+.PHONY: help demo test lint bench docs install clean
+
+help:
+	@echo "make demo   train, certify and report on 5,000 real digits (runs/demo)"
+	@echo "make test   the test suite"
+	@echo "make lint   ruff and mypy --strict"
+	@echo "make bench  speed, as ratios to a plain pass of the same network"
+	@echo "make docs   the documentation, into site/"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	@if [ -e $(OUT)/config.json ]; then $(BIN)/taut train --resume $(OUT); \
+	else $(BIN)/taut train demo --out $(OUT) $(TRAIN); fi
+	@$(BIN)/taut certify $(OUT) $(CERTIFY)
+	@$(BIN)/taut report $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/bounds.py
+	$(BIN)/python benchmarks/import_time.py
+
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --quiet --strict
+
+clean:
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
