@@ -89,7 +89,8 @@ class Box:
         lower, upper = x - radius, x + radius
         if data_range is not None:
             lo, hi = data_range
-            if not bool(((x >= lo) & (x <= hi)).all()):
+            least, most = torch.aminmax(x) if len(x) else (lo, hi)  # NaN comes through
+            if not (float(least) >= lo and float(most) <= hi):
                 raise RegionError(
                     f"the images leave the pixel range [{lo:g}, {hi:g}] or are not finite; scale "
                     "them (normalisation belongs into the model) or pass data_range=None"

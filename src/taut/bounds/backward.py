@@ -16,13 +16,13 @@ from torch import Tensor
 
 from taut.graph.network import Network, Node
 from taut.operators.base import Activation, Affine
+from taut.operators.cache import pieces
 from taut.operators.forms import Interval, Lines
 from taut.property import margin_rows, pad_true_class
 
 if TYPE_CHECKING:
     from taut.bounds.interval import Intermediate
 
-_CACHE = 2**17  # elements of a form that are worked on at a time on a CPU
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
@@ -151,7 +151,7 @@ class _Relax(torch.autograd.Function):
         step = up_slope - low_slope
         pulled = torch.empty_like(form)
         constant = form.new_zeros(form.shape[:2])
-        for part in _pieces(form):
+        for part in pieces(form):
             a = form[part]
             out = torch.clamp(a, max=0, out=pulled[part])
             if up_shift is not None:
@@ -173,7 +173,7 @@ class _Relax(torch.autograd.Function):
                 needs, (form, low_slope, low_shift, low_slope, up_shift), strict=True
             )
         ]
-        for part in _pieces(form):
+        for part in pieces(form):
             _relax_backward(
                 form[part],
                 by_form[part],
@@ -236,15 +236,6 @@ def _over_rows(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 def _part(tensor: Tensor | None, part: slice) -> Tensor | None:
     return None if tensor is None else tensor[part]
-
-
-def _pieces(form: Tensor) -> list[slice]:
-    """Split the batch axis into pieces that fit the cache; one piece on a GPU."""
-    count = form.shape[0]
-    size = count
-    if form.device.type == "cpu":
-        size = max(1, _CACHE // max(1, form[:1].numel()))
-    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def margins(net: Network, inter: Intermediate, y: Tensor, lines: str = "adaptive") -> Tensor:

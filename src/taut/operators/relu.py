@@ -20,24 +20,28 @@ class _IntervalReLU(torch.autograd.Function):
     """``[c - r, c + r] -> [relu(c - r), relu(c + r)]`` in midpoint form.
 
     Written out because it is the hot spot of interval training: composed from
-    autograd's own pieces it keeps twice the memory and makes twice the passes.
+    autograd's own pieces it keeps several times the memory and makes twice the
+    passes. Only the result is kept, from which both ends' signs are read again.
     """
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         upper = (center + radius).relu_()
         lower = (center - radius).relu_()
-        ctx.save_for_backward(lower, upper)
-        middle = torch.lerp(lower, upper, 0.5)
-        return middle, upper - middle
+        middle = lower.lerp_(upper, 0.5)
+        spread = upper.sub_(middle)
+        ctx.save_for_backward(middle, spread)
+        return middle, spread
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         by_center, by_radius = grads
-        lower, upper = ctx.saved_tensors
+        middle, spread = ctx.saved_tensors
         high, low = by_center + by_radius, by_center - by_radius
-        _threshold_backward(high, upper, 0, grad_input=high)
-        _threshold_backward(low, lower, 0, grad_input=low)
+        end = middle + spread
+        _threshold_backward(high, end, 0, grad_input=high)
+        torch.sub(middle, spread, out=end)
+        _threshold_backward(low, end, 0, grad_input=low)
         center = low.lerp_(high, 0.5)
         return center, high.sub_(center)
 
