@@ -1,0 +1,217 @@
+"""The cascade: clean, attack, IBP, CROWN-IBP, CROWN, each on what is undecided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from taut.attacks import PGD, evaluating
+from taut.attacks.loop import Attack
+from taut.bounds import METHODS, BoundMethod
+from taut.errors import ConfigError
+from taut.region import PIXELS, check_eps
+from taut.verify.boxes import coarser, representable
+from taut.verify.certification import Certification
+from taut.verify.inputs import check_images, check_indices, check_model, placement
+from taut.verify.memory import in_halves
+from taut.verify.stages import Images, Stages
+from taut.verify.verdict import Evidence, Verdict, conclude
+
+DEFAULT_STAGES = ("clean", "attack", "ibp", "crown-ibp", "crown")
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """How to certify.
+
+    Attributes
+    ----------
+    stages
+        In order: ``"clean"`` first, then ``"attack"`` and names of bounding methods
+        (:data:`taut.bounds.METHODS`), each at most once.
+    batch_size
+        Images certified together. It is halved, for as long as needed, where memory runs out.
+    attack
+        The search for counterexamples.
+    timeout
+        Seconds per image, or None. Checked between stages: an image that has spent more and
+        is undecided goes no further.
+    seed
+        Of the attack's random starts; an image's depend on it and on its index alone.
+    data_range
+        Pixel range the region is clipped to; None leaves it whole.
+
+    Raises
+    ------
+    ConfigError
+        A value out of range.
+    """
+
+    stages: tuple[str, ...] = DEFAULT_STAGES
+    batch_size: int = 100
+    attack: Attack = PGD(steps=40, restarts=2)  # noqa: RUF009 - frozen
+    timeout: float | None = None
+    seed: int = 0
+    data_range: tuple[float, float] | None = PIXELS
+
+    def __post_init__(self) -> None:
+        if not self.stages or self.stages[0] != "clean" or len(set(self.stages)) < len(self.stages):
+            raise ConfigError(
+                "stages must begin with 'clean' and name each stage once; "
+                f"got {', '.join(self.stages) or 'none'}"
+            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigError(f"timeout must be positive seconds or None, got {self.timeout}")
+        if self.data_range is not None and not self.data_range[0] < self.data_range[1]:
+            raise ConfigError(f"data_range must be (low, high), got {self.data_range}")
+
+
+def certify(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    cascade: Cascade = Cascade(),
+    indices: Sequence[int] | None = None,
+    on_verdict: Callable[[Verdict], None] | None = None,
+    on_stage: Callable[[str, int], None] | None = None,
+    methods: Mapping[str, BoundMethod] | None = None,
+) -> Certification:
+    r"""Certify that a classifier keeps its labels on every l_inf ball, or find where it does not.
+
+    An image is verified when a lower bound of every margin :math:`z_y - z_j`, :math:`j \ne y`,
+    over :math:`\{x' : \|x' - x\|_\infty \le \varepsilon\}` clipped to the pixel range is
+    positive; the best bound of the stages so far counts, margin by margin. It is falsified when
+    a point of that region, replayed in the module itself in float64 and in float32, has another
+    class. The model runs in evaluation mode; its flags, weights and buffers are left as they were.
+
+    In float32, a bound within 1e-4 of zero (relative to the logits and margins) or 1e-5
+    (absolute) is computed again in float64 before a verdict rests on it. The same seed gives
+    the same verdicts, whatever the batches; linear algebra itself may differ in the last bits
+    between batch sizes.
+
+    Parameters
+    ----------
+    model
+        Any module of supported operators, (B, *shape) to logits (B, K).
+    x
+        Images (N, *shape), raw pixels.
+    y
+        Labels (N,), whole numbers in 0 .. K-1.
+    eps
+        Radius in pixel units of [0, 1].
+    cascade
+        Stages, batch size, attack, time, seed.
+    indices
+        Positions of the images in their split, for the verdicts and the random starts;
+        0 .. N-1 where left out.
+    on_verdict
+        Called with each verdict as soon as it is made.
+    on_stage
+        Called before each stage of each batch with its name and the number of images it gets.
+    methods
+        Bounding methods by stage name, instead of :data:`taut.bounds.METHODS`.
+
+    Returns
+    -------
+    Certification
+        Verdicts in the order of the images.
+
+    Raises
+    ------
+    DataError
+        An image is not finite or leaves the pixel range, or labels do not fit.
+    RegionError
+        ``eps`` is negative, NaN or infinite.
+    ModelError
+        The images do not fit the model, or it cannot be traced.
+    ConfigError
+        An unknown stage.
+    """
+    began = time.perf_counter()
+    eps = check_eps(eps)
+    known = METHODS if methods is None else methods
+    if unknown := [s for s in cascade.stages if s not in ("clean", "attack", *known)]:
+        raise ConfigError(
+            f"unknown stage {unknown[0]!r}; choose from clean, attack, {', '.join(known)}"
+        )
+    check_images(x, cascade.data_range)
+    positions = check_indices(indices, len(x))
+    device, dtype = placement(model)
+    check_model(model, x[:1].detach().to(device, dtype), y, len(x))
+    verdicts: list[Verdict] = []
+    with evaluating(model), torch.no_grad():
+        bounds = {name: known[name] for name in cascade.stages if name in known}
+        stages = Stages(
+            model,
+            eps,
+            cascade.attack,
+            cascade.seed,
+            representable(cascade.data_range, coarser(x.dtype, dtype)),
+            bounds,
+            tuple(x.shape[1:]),
+        )
+        for start in range(0, len(x), cascade.batch_size):
+            part = slice(start, start + cascade.batch_size)
+            images = Images(
+                x[part].detach().to(device, dtype), y[part].to(device).long(), positions[part]
+            )
+            verdicts += _batch(stages, images, cascade, on_verdict, on_stage)
+    return Certification(tuple(verdicts), eps, time.perf_counter() - began, cascade.stages)
+
+
+def _batch(
+    stages: Stages,
+    images: Images,
+    cascade: Cascade,
+    on_verdict: Callable[[Verdict], None] | None,
+    on_stage: Callable[[str, int], None] | None,
+) -> list[Verdict]:
+    """Take one batch through the stages; return its verdicts in order."""
+    made: dict[int, Verdict] = {}
+
+    def settle(row: int, stage: str, evidence: Evidence) -> None:
+        if evidence.reason in ("nan", "memory", "timeout"):  # what earlier stages proved stands
+            evidence = replace(evidence, bound=images.bound(row))
+        made[row] = conclude(
+            images.indices[row],
+            images.labels[row],
+            images.predicted[row],
+            stage,
+            images.seconds[row],
+            evidence,
+        )
+        images.open.remove(row)
+        if on_verdict is not None:
+            on_verdict(made[row])
+
+    last = "clean"
+    for stage in cascade.stages:
+        if cascade.timeout is not None:
+            for row in [r for r in images.open if images.seconds[r] >= cascade.timeout]:
+                settle(row, last, Evidence(reason="timeout"))
+        if not images.open:
+            break
+        last = stage
+        rows = list(images.open)
+        if on_stage is not None:
+            on_stage(stage, len(rows))
+        began = time.perf_counter()
+        lost: Evidence | None = Evidence(reason="memory")
+        found = in_halves(partial(stages.run, stage, images), rows, lost)
+        share = (time.perf_counter() - began) / len(rows)
+        for row, evidence in zip(rows, found, strict=True):
+            images.seconds[row] += share
+            if evidence is not None:
+                settle(row, stage, evidence)
+    for row in list(images.open):
+        settle(row, last, Evidence(bound=images.bound(row)))
+    return [made[row] for row in range(len(images.x))]

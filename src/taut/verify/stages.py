@@ -1,0 +1,192 @@
+"""The stages of the cascade: each looks at the undecided images of one batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from taut.attacks import image_seeds
+from taut.attacks.loop import Attack
+from taut.bounds import BoundMethod
+from taut.graph import Network, trace
+from taut.property import true_margins
+from taut.region import Box
+from taut.verify.boxes import exact_box, inner_box, outer_box
+from taut.verify.replay import replay
+from taut.verify.verdict import NO_PREDICTION, Evidence
+
+RELATIVE = 1e-4
+ABSOLUTE = 1e-5
+"""A float32 bound is borderline below ``max(ABSOLUTE, RELATIVE * scale)``."""
+
+_SLACK = 1e-3
+"""Rounding by which a bound may exceed the clean margin, relative to the logits."""
+
+
+class Images:
+    """One batch under certification: what is known of each image so far.
+
+    ``logits`` and ``proved`` are float64 (n, K), or None before the first image was
+    evaluated; ``proved`` holds the best lower bound of each margin, +inf in the true column.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, indices: list[int]) -> None:
+        self.x, self.y, self.indices = x, y, indices
+        self.labels: list[int] = y.tolist()
+        self.predicted = [NO_PREDICTION] * len(x)
+        self.seconds = [0.0] * len(x)
+        self.open = list(range(len(x)))
+        self.logits: Tensor | None = None
+        self.proved: Tensor | None = None
+
+    def see(self, index: Tensor, logits: Tensor) -> None:
+        """Take note of the logits of some images."""
+        if self.logits is None:
+            self.logits = logits.new_full((len(self.x), logits.shape[1]), torch.nan)
+            self.proved = torch.full_like(self.logits, -torch.inf)
+            self.proved.scatter_(1, self.y[:, None], torch.inf)
+        self.logits[index] = logits
+
+    def bound(self, row: int) -> float:
+        """Return the largest lower bound proved for the smallest margin of an image."""
+        return -math.inf if self.proved is None else float(self.proved[row].amin())
+
+
+class Stages:
+    """What the stages share: the model, its trace, the region and the tools.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    eps
+        Radius in pixel units.
+    attack
+        The search for counterexamples.
+    seed
+        Of its random starts.
+    data_range
+        Pixel range; None for an unclipped region.
+    methods
+        Bounding methods by stage name, in the order of the stages.
+    shape
+        Shape of one image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eps: float,
+        attack: Attack,
+        seed: int,
+        data_range: tuple[float, float] | None,
+        methods: Mapping[str, BoundMethod],
+        shape: tuple[int, ...],
+    ) -> None:
+        self.model, self.eps, self.attack, self.seed = model, eps, attack, seed
+        self.data_range, self.methods, self.shape = data_range, methods, shape
+        self.net = trace(model, shape).instance() if methods else None
+        self._double: Network | None = None
+
+    def run(self, stage: str, images: Images, rows: list[int]) -> list[Evidence | None]:
+        """Return evidence for each of these images of the batch; None leaves one undecided."""
+        index = torch.tensor(rows, device=images.x.device)
+        if stage == "clean":
+            return self._clean(images, rows, index)
+        if stage == "attack":
+            return self._search(images, rows, index)
+        return self._bound(stage, images, index)
+
+    def _clean(self, images: Images, rows: list[int], index: Tensor) -> list[Evidence | None]:
+        logits = self.model(images.x[index]).double()
+        images.see(index, logits)
+        finite = torch.isfinite(logits).all(1).tolist()
+        found: list[Evidence | None] = []
+        for row, predicted, sane in zip(rows, logits.argmax(1).tolist(), finite, strict=True):
+            images.predicted[row] = predicted if sane else NO_PREDICTION
+            if not sane:
+                found.append(Evidence(reason="nan"))
+            elif predicted != images.labels[row]:
+                found.append(self._replayed(images, row, images.x[row]))
+            else:
+                found.append(None)
+        return found
+
+    def _search(self, images: Images, rows: list[int], index: Tensor) -> list[Evidence | None]:
+        x, y = images.x[index], images.y[index]
+        exact = exact_box(x, self.eps, self.data_range)
+        inner = inner_box(exact, torch.float32)
+        seeds = image_seeds(self.seed, (images.indices[row] for row in rows))
+        found = self.attack(self.model, x, y, inner.to(dtype=x.dtype), seeds=seeds)
+        points = inner.project(found.point.float())
+        return [
+            self._replayed(images, row, point) if success else None
+            for row, point, success in zip(rows, points, found.success.tolist(), strict=True)
+        ]
+
+    def _replayed(self, images: Images, row: int, point: Tensor) -> Evidence:
+        x, label = images.x[row], images.labels[row]
+        return Evidence(replay=replay(self.model, x, label, self.eps, point, self.data_range))
+
+    def _bound(self, stage: str, images: Images, index: Tensor) -> list[Evidence | None]:
+        assert images.proved is not None
+        assert images.logits is not None
+        assert self.net is not None
+        x, y, logits = images.x[index], images.y[index], images.logits[index]
+        exact = exact_box(x, self.eps, self.data_range)
+        fresh = _margins(self.methods[stage], self.net, outer_box(exact, x.dtype), y)
+        proved = torch.maximum(images.proved[index], fresh)
+        if x.dtype == torch.float32:
+            doubtful = _borderline(proved, logits)
+            if bool(doubtful.any()):
+                proved[doubtful] = self._in_double(stage, exact[doubtful], y[doubtful])
+        smallest = proved.amin(1)
+        slack = ABSOLUTE + _SLACK * logits.abs().amax(1)
+        impossible = (proved > true_margins(logits, y) + slack[:, None]).any(1)
+        usable = ~smallest.isnan() & ~impossible
+        images.proved[index[usable]] = proved[usable]
+        return [
+            Evidence(reason="nan")
+            if math.isnan(bound)
+            else Evidence(reason="contradiction")
+            if contradicts
+            else Evidence(bound=bound)
+            if bound > 0
+            else None
+            for bound, contradicts in zip(smallest.tolist(), impossible.tolist(), strict=True)
+        ]
+
+    def _in_double(self, stage: str, box: Box, y: Tensor) -> Tensor:
+        """Return what the stages up to this one prove when computed in float64."""
+        if self._double is None:
+            self._double = trace(copy.deepcopy(self.model).double(), self.shape).instance()
+        names = list(self.methods)
+        done = names[: names.index(stage) + 1]
+        found = [_margins(self.methods[name], self._double, box, y) for name in done]
+        return torch.stack(found).amax(0)
+
+
+def _margins(method: BoundMethod, net: Network, box: Box, y: Tensor) -> Tensor:
+    """Return margin bounds as float64 (n, K); a row with NaN or infinity is all NaN."""
+    found = method.margins(net, box, y).double()
+    if found.shape != (len(y), net.classes):
+        raise ValueError(
+            f"{method!r} returned margins of shape {tuple(found.shape)} for {len(y)} images and "
+            f"{net.classes} classes"
+        )
+    true = y[:, None]
+    sane = torch.isfinite(found.scatter(1, true, 0.0)).all(1)
+    return found.scatter(1, true, torch.inf).where(sane[:, None], torch.nan)
+
+
+def _borderline(proved: Tensor, logits: Tensor) -> Tensor:
+    """Whether an image (n,) would be verified by less than float32 is to be trusted with."""
+    smallest = proved.amin(1)
+    scale = torch.maximum(
+        logits.abs().amax(1), proved.where(torch.isfinite(proved), 0.0).abs().amax(1)
+    )
+    return (smallest > 0) & (smallest <= (RELATIVE * scale).clamp(min=ABSOLUTE))
