@@ -1,0 +1,107 @@
+"""How the learning rate falls over a run, with the off-by-ones of the published codes.
+
+Like the eps ramp, a rate is a pure function of the 0-based step; nothing is carried along.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from taut.errors import ConfigError
+
+RateKind = Literal["constant", "milestones", "after-ramp", "cosine"]
+MilestoneConvention = Literal["after-epoch", "start-of-epoch"]
+
+
+@dataclass(frozen=True)
+class RateSchedule:
+    r"""The learning rate's factor, step by step; the rate is ``train.lr`` times it.
+
+    - ``constant``: 1;
+    - ``milestones``: :math:`f^n`, n the number of milestones passed. ``after-epoch`` is a
+      scheduler stepped after each epoch: milestone m acts from the 0-based epoch m on (m epochs
+      have been trained). ``start-of-epoch`` is SABR's scheduler, stepped at the start of each
+      1-based epoch: it acts already in the epoch whose number is m, one epoch earlier;
+    - ``after-ramp``: :math:`f^{\lfloor \max(e-R,0)/k\rfloor}`, e the 0-based epoch, R the epoch in
+      which eps reaches its target: constant during the ramp, then times f every k epochs;
+    - ``cosine``: :math:`\tfrac12(1+\cos(\pi t/T))`, T the steps of the whole run.
+
+    Parameters
+    ----------
+    kind
+        One of the four above.
+    milestones
+        Epochs at which the rate is multiplied by ``factor``; a fraction falls inside an epoch.
+    factor
+        Multiplier f of each decay, in (0, 1].
+    every
+        Epochs k between two decays (``after-ramp`` only).
+    convention
+        How ``milestones`` are counted.
+
+    Raises
+    ------
+    ConfigError
+        When a field is out of range.
+
+    References
+    ----------
+    Zhang et al. (2020), published code (``after-epoch``, ``after-ramp``); Mueller et al.,
+    *Certified training: small boxes are all you need* (2023), published code
+    (``start-of-epoch``).
+
+    """
+
+    kind: RateKind = "constant"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    every: int = 10
+    convention: MilestoneConvention = "after-epoch"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "milestones", "after-ramp", "cosine"):
+            raise ConfigError(
+                f"lr.kind must be constant, milestones, after-ramp or cosine; got {self.kind!r}"
+            )
+        if self.convention not in ("after-epoch", "start-of-epoch"):
+            raise ConfigError(
+                f"lr.convention must be after-epoch or start-of-epoch; got {self.convention!r}"
+            )
+        if not 0.0 < self.factor <= 1.0:
+            raise ConfigError(f"lr.factor must lie in (0, 1]; got {self.factor:g}")
+        if self.every < 1:
+            raise ConfigError(f"lr.every must be at least 1 epoch; got {self.every}")
+        if self.kind == "milestones" and not self.milestones:
+            raise ConfigError('lr.milestones is empty; list epochs, or set lr.kind = "constant"')
+        if any(not math.isfinite(m) or m < 0 for m in self.milestones):
+            raise ConfigError("lr.milestones must be finite and not negative")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ConfigError("lr.milestones must be in increasing order")
+
+    def factor_at(self, step: int, steps: int, epochs: int, ramp_end: int) -> float:
+        """Return the factor at 0-based ``step``.
+
+        Parameters
+        ----------
+        step
+            Optimiser step of the run, from 0.
+        steps
+            Steps per epoch.
+        epochs
+            Epochs of the run.
+        ramp_end
+            The step ``T1`` at which eps reaches its target.
+
+        """
+        if self.kind == "milestones":
+            ahead = 1 if self.convention == "start-of-epoch" else 0
+            passed = sum(step >= (milestone - ahead) * steps for milestone in self.milestones)
+            return float(self.factor**passed)
+        if self.kind == "after-ramp":
+            since = max(step // steps - math.ceil(ramp_end / steps), 0)
+            return float(self.factor ** (since // self.every))
+        if self.kind == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * min(step / (steps * epochs), 1.0)))
+        return 1.0

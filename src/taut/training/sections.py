@@ -1,0 +1,105 @@
+"""From tables of plain values to validated dataclasses, with errors that name the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from taut.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], table: Any, where: str) -> T:
+    """Return the dataclass ``cls`` built from ``table``, strictly.
+
+    Types are not converted (only whole numbers stand for real ones, and lists for tuples).
+
+    Parameters
+    ----------
+    cls
+        A dataclass; its own checks run too.
+    table
+        Its fields by name.
+    where
+        Name of the table in messages, for example ``train``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown or missing key, a value of the wrong type, or one out of range.
+
+    """
+    from pydantic import TypeAdapter, ValidationError  # slow to import; only recipes need it
+
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table of keys and values; got {describe(table)}")
+    fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init]
+    names = [field.name for field in fields]
+    for key in table:
+        if key not in names:
+            raise unknown("key", f"{where}.{key}", str(key), names, f"{where} has")
+    for field in fields:
+        bare = field.default is dataclasses.MISSING
+        if bare and field.default_factory is dataclasses.MISSING and field.name not in table:
+            raise ConfigError(f"{where}.{field.name} is missing; give it a value")
+    hints, values = typing.get_type_hints(cls), {}
+    for key, value in table.items():
+        try:
+            values[key] = TypeAdapter(hints[key]).validate_python(_tuples(value), strict=True)
+        except ValidationError as error:
+            raise _translate(error, f"{where}.{key}") from None
+    return cls(**values)
+
+
+def unknown(
+    kind: str, shown: str, given: str, known: Iterable[str], has: str = "known:"
+) -> ConfigError:
+    """Return the error for a name that does not exist, with the nearest one that does."""
+    names = list(known)
+    close = difflib.get_close_matches(given, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(names) if names else "nothing"
+    return ConfigError(f"unknown {kind} {shown!r}{hint} ({has} {listed})")
+
+
+def describe(value: Any) -> str:
+    """Return a value and its type, short enough for one line."""
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _tuples(value: Any) -> Any:
+    """Turn lists, which is all that TOML has, into tuples."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "int_from_float": "a whole number",
+}
+"""What pydantic's error types ask for, in the words of TOML."""
+
+
+def _translate(error: Any, key: str) -> ConfigError:
+    """Return the first of pydantic's findings as one line."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join([key, *(str(part) for part in first["loc"])])
+    kind, got = first["type"], describe(first["input"])
+    if kind == "literal_error":
+        expected = "one of " + first["ctx"]["expected"].replace(" or ", ", ")
+    else:
+        expected = EXPECTED.get(kind, first["msg"].removeprefix("Input should be "))
+    return ConfigError(f"{key} must be {expected}; got {got}")
