@@ -6,10 +6,13 @@ import dataclasses
 
 import pytest
 import torch
-from verify_nets import KINDS, images, labels, make
+from verify_nets import KINDS, images, labels, make, predictions
 
 from taut.attacks import PGD
+from taut.bounds import METHODS
 from taut.errors import TautError
+from taut.graph import Network
+from taut.region import Box
 from taut.verify import Cascade, Verdict, certify
 
 EPS = 0.02
@@ -123,6 +126,37 @@ def test_callbacks_report_every_verdict_and_stage():
         assert entered.get(name, 0) == undecided
         undecided -= count
     assert undecided == 0
+
+
+def test_a_dear_stage_gives_its_verdicts_piece_by_piece():
+    net, x = make("convolution", 1), images(30, 1)
+    y = labels(net, x)
+    sizes: list[int] = []
+
+    class Watched:
+        info = METHODS["crown"].info
+
+        def margins(self, net: Network, box: Box, y: torch.Tensor) -> torch.Tensor:
+            if box.lower.dtype == torch.float32:  # not a borderline bound computed again
+                sizes.append(len(y))
+                told.append(len(verdicts))
+            return METHODS["crown"].margins(net, box, y)
+
+    told: list[int] = []
+    verdicts: list[Verdict] = []
+    cascade = Cascade(stages=("clean", "dear"), piece_size=4)
+    certify(
+        net,
+        x,
+        y,
+        1e-3,
+        cascade=cascade,
+        methods={"dear": Watched()},
+        on_verdict=verdicts.append,
+    )
+    correct = int((y == predictions(net, x)).sum())
+    assert sizes == [4] * (correct // 4) + ([correct % 4] if correct % 4 else [])
+    assert told == sorted(set(told))  # verdicts came out between the pieces
 
 
 def test_spent_time_is_the_run_s():

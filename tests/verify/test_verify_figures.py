@@ -148,6 +148,7 @@ def test_bad_arguments_are_one_clear_error(change, error, message):
         {"stages": ("ibp", "clean")},
         {"stages": ("clean", "ibp", "ibp")},
         {"batch_size": 0},
+        {"piece_size": 0},
         {"timeout": 0.0},
         {"timeout": math.nan},
         {"data_range": (1.0, 0.0)},

@@ -24,6 +24,8 @@ from taut.verify.verdict import Evidence, Verdict, conclude
 
 DEFAULT_STAGES = ("clean", "attack", "ibp", "crown-ibp", "crown")
 
+_CHEAP = ("clean", "attack", "ibp", "crown-ibp")
+
 
 @dataclass(frozen=True)
 class Cascade:
@@ -36,6 +38,9 @@ class Cascade:
         (:data:`taut.bounds.METHODS`), each at most once.
     batch_size
         Images certified together. It is halved, for as long as needed, where memory runs out.
+    piece_size
+        Images of a batch that a bounding stage dearer than CROWN-IBP takes together: its verdicts
+        come out piece by piece, so that an interruption costs no more than one.
     attack
         The search for counterexamples.
     timeout
@@ -54,7 +59,8 @@ class Cascade:
 
     stages: tuple[str, ...] = DEFAULT_STAGES
     batch_size: int = 100
-    attack: Attack = PGD(steps=40, restarts=2)  # noqa: RUF009 - frozen
+    piece_size: int = 10
+    attack: Attack = PGD(steps=40, loss="margin", targets=3)  # noqa: RUF009 - frozen
     timeout: float | None = None
     seed: int = 0
     data_range: tuple[float, float] | None = PIXELS
@@ -65,8 +71,11 @@ class Cascade:
                 "stages must begin with 'clean' and name each stage once; "
                 f"got {', '.join(self.stages) or 'none'}"
             )
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.batch_size < 1 or self.piece_size < 1:
+            raise ConfigError(
+                "batch_size and piece_size must be at least 1, got "
+                f"{self.batch_size} and {self.piece_size}"
+            )
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"timeout must be positive seconds or None, got {self.timeout}")
         if self.data_range is not None and not self.data_range[0] < self.data_range[1]:
@@ -204,14 +213,22 @@ def _batch(
         rows = list(images.open)
         if on_stage is not None:
             on_stage(stage, len(rows))
-        began = time.perf_counter()
-        lost: Evidence | None = Evidence(reason="memory")
-        found = in_halves(partial(stages.run, stage, images), rows, lost)
-        share = (time.perf_counter() - began) / len(rows)
-        for row, evidence in zip(rows, found, strict=True):
-            images.seconds[row] += share
-            if evidence is not None:
-                settle(row, stage, evidence)
+        size = cascade.batch_size if stage in _CHEAP else cascade.piece_size
+        for piece in (rows[start : start + size] for start in range(0, len(rows), size)):
+            for row, evidence in zip(piece, _timed(stages, stage, images, piece), strict=True):
+                if evidence is not None:
+                    settle(row, stage, evidence)
     for row in list(images.open):
         settle(row, last, Evidence(bound=images.bound(row)))
     return [made[row] for row in range(len(images.x))]
+
+
+def _timed(stages: Stages, stage: str, images: Images, rows: list[int]) -> list[Evidence | None]:
+    """Run one stage on some images, in halves where memory runs out; share out its time."""
+    began = time.perf_counter()
+    lost: Evidence | None = Evidence(reason="memory")
+    found = in_halves(partial(stages.run, stage, images), rows, lost)
+    share = (time.perf_counter() - began) / len(rows)
+    for row in rows:
+        images.seconds[row] += share
+    return found
