@@ -1,6 +1,6 @@
 """Cost of margin bounds over a plain forward pass of the same network, without gradients.
 
-    python benchmarks/bounds.py [--json] [--repeats 15]
+python benchmarks/bounds.py [--json] [--repeats 15]
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def main() -> None:
         y, graph = torch.randint(0, 10, (batch,)), trace(net, shape)
         box = Box.around(x, EPS[name])
 
-        def bound(method: str = method, graph=graph, box=box, y=y) -> object:  # noqa: ANN001
+        def bound(method: str = method, graph=graph, box=box, y=y) -> object:
             # the operators are made anew each time, as a caller of taut.margins pays for it
             return METHODS[method].margins(graph.instance(), box, y)
 
-        def plain(net=net, x=x) -> object:  # noqa: ANN001
+        def plain(net=net, x=x) -> object:
             return net(x)
 
         functions: dict[str, Callable[[], object]] = {method: bound}

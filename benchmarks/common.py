@@ -83,7 +83,9 @@ def report(rows: list[Row], as_json: bool) -> None:
 
     table = Table(title=f"ratio to the plain pass, one thread, torch {torch.__version__}")
     for column in ("name", "net", "method", "batch", "ratio", "limit", "peer"):
-        table.add_column(column, justify="right" if column in ("batch", "ratio", "limit") else "left")
+        table.add_column(
+            column, justify="right" if column in ("batch", "ratio", "limit") else "left"
+        )
     for row in rows:
         met = row.limit is None or row.ratio <= row.limit
         peer = f"{row.peer} {row.peer_ratio:g}" if row.peer_ratio is not None else row.peer

@@ -1,6 +1,6 @@
 """Seconds that `import taut` takes, and how much of that is not torch's.
 
-    python benchmarks/import_time.py [--json] [--repeats 5]
+python benchmarks/import_time.py [--json] [--repeats 5]
 """
 
 from __future__ import annotations

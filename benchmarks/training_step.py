@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import taut.models
 from taut.graph import trace
-from taut.training import GridPoint, CrownIBP, IBP, Progress
+from taut.training import IBP, CrownIBP, GridPoint, Progress
 
 CASES = (
     # name, input shape, batch, {method: (limit, peer, its ratio)}
