@@ -113,13 +113,29 @@ def test_a_truncated_file_says_how_much_is_missing_and_what_to_run(tiny, tmp_pat
         load(tiny.dataset, "test", tmp_path)
 
 
-def test_one_flipped_bit_is_noticed(tiny, tmp_path):
-    folder = tiny.write(tmp_path, unpacked=True)
-    content = bytearray(tiny.contents["test-images.gz"])
-    content[-1] ^= 1
-    (folder / "test-images").write_bytes(content)
-    with pytest.raises(DataError, match=r"not the published test-images.gz.*taut data get tiny"):
-        load(tiny.dataset, "test", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "position"),
+    [
+        ("TINY/raw/test-images", -1),  # a pixel
+        ("TINY/raw/test-labels", -1),  # a label, from 2 to 3
+        ("TINY/raw/test-labels", -2),  # a label, from 1 to 0
+        ("py/test_batch", -7),  # a pixel
+        ("py/test_batch", 50),  # a label, from 0 to 1
+        ("bin/test_batch.bin", -1),  # a pixel
+        ("bin/test_batch.bin", 0),  # a label, from 0 to 1
+    ],
+)
+def test_one_flipped_bit_is_noticed(tiny, tiny_cifar, tmp_path, name, position):
+    tiny.write(tmp_path, unpacked=True)
+    tiny_cifar.write(tmp_path, name.partition("/")[0] if "TINY" not in name else "py")
+    path = tmp_path / name
+    dataset = tiny.dataset if "TINY" in name else tiny_cifar.dataset
+    assert len(load(dataset, "test", tmp_path)) == 9
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"not the published {path.stem}.*data get tiny"):
+        load(dataset, "test", tmp_path)
 
 
 def test_files_of_a_relative_with_the_same_names_are_not_mistaken(tiny, tmp_path):
