@@ -34,6 +34,7 @@ from taut.training import (
     StepInfo,
     fit,
 )
+from taut.training.evaluate import validate
 from taut.training.streams import share
 
 
@@ -181,17 +182,40 @@ def test_rows_hold_what_was_trained() -> None:
     assert not result.model.training
     last = seen[-1]["validation"]
     assert last["eps"] == 0.05
-    # the same figures, counted here
+    assert set(last) == {
+        "natural_accuracy", "certified_accuracy", "ibp_accuracy", "crown_ibp_accuracy", "eps",
+    }  # fmt: skip
+
+
+def test_validation_counts_every_image_once_whoever_proves_it() -> None:
+    held, eps = blobs(), 0.1
+    model = fit(tiny_net(), held, None, METHODS["crown-ibp"].method, settings(epochs=8)).model
+    graph = trace(model, (1, 4, 4))
+    model.train()
+    found = validate(graph, held, eps, ("ibp", "crown-ibp"))
+    assert not model.training
+    x, y = held.pixels(), held.labels
     with torch.no_grad():
-        x, y = held.pixels(), held.labels
-        right = result.model(x).argmax(1) == y
-        network, box = trace(result.model, (1, 4, 4)).instance(), Box.around(x, 0.05)
+        network, box = graph.instance(), Box.around(x, eps)
+        right = model(x).argmax(1) == y
         ibp = right & (method_named("ibp").margins(network, box, y).amin(1) > 0)
         crown = right & (method_named("crown-ibp").margins(network, box, y).amin(1) > 0)
-    assert last["natural_accuracy"] == pytest.approx(right.double().mean().item())
-    assert last["ibp_accuracy"] == pytest.approx(ibp.double().mean().item())
-    assert last["certified_accuracy"] == pytest.approx((ibp | crown).double().mean().item())
-    assert last["crown_ibp_accuracy"] == last["certified_accuracy"]
+    assert 0 < ibp.sum() < (ibp | crown).sum() < right.sum() < len(y)
+    assert found == {
+        "natural_accuracy": int(right.sum()) / len(y),
+        "certified_accuracy": int((ibp | crown).sum()) / len(y),
+        "ibp_accuracy": int(ibp.sum()) / len(y),
+        "crown_ibp_accuracy": int((ibp | crown).sum()) / len(y),
+        "eps": eps,
+    }
+    counts = torch.zeros(2, dtype=torch.float64)  # of three processes
+
+    def reduce(part: Tensor) -> Tensor:
+        return counts.add_(part)
+
+    for rank in range(3):
+        validate(graph, held, eps, ("ibp",), part=(rank, 3), reduce=reduce)
+    assert (counts / len(y)).tolist() == [found["natural_accuracy"], found["ibp_accuracy"]]
 
 
 def test_mean_losses_weigh_every_image_alike() -> None:

@@ -47,8 +47,7 @@ class PGD(Attack):
         """Return the length of every step, in half widths of the box."""
         size = 2.5 / self.steps if self.step is None else self.step
         return tuple(
-            size / 10 ** sum(done >= mark for mark in self.milestones)
-            for done in range(self.steps)
+            size / 10 ** sum(done >= mark for mark in self.milestones) for done in range(self.steps)
         )
 
 

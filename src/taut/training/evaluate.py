@@ -69,10 +69,13 @@ def validate(
             proved = margins.amin(1) > 0
             counts[column] += proved.sum()
             open_[index[proved]] = False
-    found = [count / len(images) for count in reduce(counts).tolist()]
-    accuracies = {"natural_accuracy": found[0], "certified_accuracy": sum(found[1:])}
+    natural, *proved_by = reduce(counts).tolist()
+    accuracies = {
+        "natural_accuracy": natural / len(images),
+        "certified_accuracy": sum(proved_by) / len(images),
+    }
     for column, name in enumerate(certifiers, start=1):
         # what this method proves together with the ones before it
-        key = f"{name.replace('-', '_')}_accuracy"
-        accuracies[key] = sum(found[1 : column + 1])
+        together = sum(proved_by[:column]) / len(images)
+        accuracies[f"{name.replace('-', '_')}_accuracy"] = together
     return accuracies | {"eps": eps}

@@ -79,14 +79,14 @@ class CertifySection:
     eps
         Radius in pixels of [0, 1]; validation during training certifies at it too.
     stages
-        Stages of the cascade in order, each only on the images still undecided.
+        Stages of the cascade in order, ``clean`` first, each only on the images still undecided.
     steps, restarts
         Of the attack stage.
 
     """
 
     eps: float
-    stages: tuple[str, ...] = ("attack", "ibp", "crown-ibp", "crown")
+    stages: tuple[str, ...] = ("clean", "attack", "ibp", "crown-ibp", "crown")
     steps: int = 40
     restarts: int = 1
 

@@ -1,0 +1,395 @@
+"""Write the tables of the documentation from the registries and dataclasses they describe.
+
+    python docs/generate.py           rewrite what has changed
+    python docs/generate.py --check   only say what is out of date (exit status 1)
+
+A page marks each table with ``<!-- generated: NAME -->`` and ``<!-- end -->``; what
+stands between is replaced. ``tests/docs`` fails when a page is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import command_tree
+
+from taut import training
+from taut.attacks import ATTACKS
+from taut.bounds import METHODS as BOUNDING
+from taut.data import AUGMENTATIONS, DATASETS
+from taut.models import MODELS, size
+from taut.operators.registry import BUILDERS, OPERATORS, describe
+from taut.training.recipe import SECTIONS
+
+DOCS = Path(__file__).parent
+_MARKED = re.compile(
+    r"(?P<open><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL
+)
+_HEADING = re.compile(r"^-{3,}$")
+
+UNITS: dict[str, str] = {
+    "train.epochs": "epochs",
+    "train.eps": "pixels of [0, 1]",
+    "train.batch_size": "images",
+    "train.lr": "per step",
+    "train.weight_decay": "per step",
+    "train.momentum": "share",
+    "train.grad_clip": "l_2 norm",
+    "train.devices": "processes",
+    "train.threads": "threads",
+    "schedule.start": "epochs",
+    "schedule.length": "epochs",
+    "schedule.mid": "share",
+    "schedule.power": "exponent",
+    "lr.milestones": "epochs",
+    "lr.factor": "share",
+    "lr.every": "epochs",
+    "certify.eps": "pixels of [0, 1]",
+    "certify.steps": "steps",
+    "certify.restarts": "runs per image",
+    "method.kappa_start": "share",
+    "method.kappa_end": "share",
+    "method.beta_start": "share",
+    "method.beta_end": "share",
+    "method.steps": "steps",
+    "method.step": "half widths of the box",
+}
+"""Units of the keys that have one; the others are names, switches or seeds."""
+
+_SYMBOLS = {r"\varepsilon": "eps", r"\kappa": "kappa", r"\beta": "beta", r"\rho": "rho"}
+_ELSEWHERE = {  # what a docstring refers to and a page has in another place
+    "; see `ends`": "; see below",
+    ", see `Attack`": "",
+    "One of the four above.": "See below.",
+}
+
+
+def plain(text: str) -> str:
+    """Turn a docstring's reStructuredText into Markdown on one line."""
+    text = re.sub(r":math:`([^`]*)`", r"`\1`", text)
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w.]+)`", r"`\1`", text)
+    text = " ".join(text.replace("``", "`").split())
+    for old, new in (_SYMBOLS | _ELSEWHERE).items():
+        text = text.replace(old, new)
+    return text
+
+
+def parameters(cls: type) -> dict[str, str]:
+    """Return the descriptions of a dataclass's fields from its numpydoc docstring.
+
+    Looked for in the class and its bases, under ``Parameters`` or ``Attributes``.
+    """
+    found: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        lines = _docstring(owner).splitlines()
+        inside, names = False, []
+        for number, line in enumerate(lines):
+            following = lines[number + 1] if number + 1 < len(lines) else ""
+            if _HEADING.match(following):
+                inside, names = line in ("Parameters", "Attributes"), []
+            elif not inside or _HEADING.match(line):
+                continue
+            elif line and not line.startswith(" "):
+                names = [name.strip() for name in line.split(":")[0].split(",")]
+                found.update(dict.fromkeys(names, ""))
+            elif line.strip():
+                for name in names:
+                    found[name] = f"{found[name]} {line.strip()}".strip()
+    return {name: plain(text) for name, text in found.items()}
+
+
+def _docstring(cls: type) -> str:
+    text = cls.__dict__.get("__doc__") or ""
+    first, _, rest = text.partition("\n")
+    lines = rest.splitlines()
+    indent = min((len(x) - len(x.lstrip()) for x in lines if x.strip()), default=0)
+    return "\n".join([first, *(line[indent:] for line in lines)])
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; bars inside cells are escaped."""
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    for row in rows:
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def merged(rows: Iterable[Sequence[str]], *columns: int) -> list[list[str]]:
+    """Join rows that differ in nothing but these columns; their cells are listed."""
+    found: dict[tuple[str, ...], list[list[str]]] = {}
+    for row in rows:
+        rest = tuple(cell for place, cell in enumerate(row) if place not in columns)
+        found.setdefault(rest, []).append(list(row))
+    joined = []
+    for group in found.values():
+        cells = list(group[0])
+        for place in columns:
+            distinct = list(dict.fromkeys(row[place] for row in group))
+            cells[place] = ", ".join(distinct)
+        joined.append(cells)
+    return joined
+
+
+def code(value: object) -> str:
+    """Return a value as code; nothing for an empty one."""
+    return f"`{value}`" if value not in ("", None) else ""
+
+
+def kind(hint: Any) -> str:
+    """Return what a field takes, in the words of TOML."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(code(f'"{choice}"') for choice in arguments)
+    if origin is tuple:
+        inner = {"str": "strings", "float": "numbers", "int": "whole numbers"}
+        return f"list of {inner[arguments[0].__name__]}"
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(kind(one) for one in arguments if one is not type(None))
+    if origin is dict:
+        return "table"
+    return {int: "whole number", float: "number", str: "string", bool: "true or false"}[hint]
+
+
+def default(field: dataclasses.Field[Any]) -> str:
+    """Return a field's default as TOML writes it, or ``required``."""
+    if field.default_factory is not dataclasses.MISSING:
+        return toml(field.default_factory())
+    return "required" if field.default is dataclasses.MISSING else toml(field.default)
+
+
+def toml(value: Any) -> str:
+    """Return a value as TOML writes it, in code marks."""
+    if isinstance(value, bool):
+        return code(str(value).lower())
+    if isinstance(value, str):
+        return code(f'"{value}"')
+    if isinstance(value, tuple | list):
+        return code("[" + ", ".join(toml(item).strip("`") for item in value) + "]")
+    if isinstance(value, Mapping):
+        return code("{}") if not value else code(str(dict(value)))
+    return code(f"{value:g}" if isinstance(value, float) else value)
+
+
+def keys(name: str, cls: type) -> str:
+    """Return the table of a recipe's section: key, kind, unit, default, meaning."""
+    hints, said = typing.get_type_hints(cls), parameters(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        unit = UNITS.get(f"{name}.{field.name}", "-")
+        rows.append(
+            (code(field.name), kind(hints[field.name]), unit, default(field), said[field.name])
+        )
+    return table(("key", "takes", "unit", "default", "meaning"), merged(rows, 0, 3))
+
+
+def method_keys() -> str:
+    """Return the fields of every training method that a recipe can set."""
+    rows = []
+    for entry in training.METHODS.values():
+        method = entry.method
+        axes: list[tuple[str, Any]] = [("-", method)]
+        if isinstance(method, training.GridPoint):
+            axes = [(f.name, getattr(method, f.name)) for f in dataclasses.fields(method)]
+        for axis, value in axes:
+            said, hints = parameters(type(value)), typing.get_type_hints(type(value))
+            for field in dataclasses.fields(value):
+                takes = kind(hints[field.name])
+                unit = UNITS.get(f"method.{field.name}", "-")
+                value_now = toml(getattr(value, field.name))
+                rows.append(
+                    (code(entry.name), code(field.name), axis, takes, unit, value_now,
+                     said[field.name])
+                )  # fmt: skip
+    columns = ("method", "key", "axis", "takes", "unit", "default", "meaning")
+    return table(columns, merged(merged(rows, 0), 1, 5))
+
+
+def training_methods() -> str:
+    """Return the table of training methods."""
+    return table(
+        ("name", "what it is", "axes", "loss of one batch", "passes a step", "source"),
+        (
+            (code(m.name), m.title, m.axes, code(m.formula), m.cost, m.paper or "-")
+            for m in training.METHODS.values()
+        ),
+    )
+
+
+def bounding_methods() -> str:
+    """Return the table of bounding methods."""
+    return table(
+        ("name", "what it is", "recurrence", "cost", "memory", "source"),
+        (
+            (code(i.name), i.title, code(i.formula), i.cost, i.memory, i.paper)
+            for i in (method.info for method in BOUNDING.values())
+        ),
+    )
+
+
+def axes() -> str:
+    """Return the members of the training grid's axes, with their fields and defaults."""
+    rows = []
+    for axis, members in (
+        ("region", training.REGIONS),
+        ("bound", training.BOUNDS),
+        ("combination", training.COMBINATIONS),
+    ):
+        for name, cls in members.items():
+            fields = dataclasses.fields(typing.cast(Any, cls))
+            shown = ", ".join(f"{f.name} = {default(f).strip('`')}" for f in fields)
+            summary = plain(_docstring(cls).split("\n\n")[0]).rstrip(".")
+            rows.append((axis, code(name), code(cls.__name__), code(shown) or "-", summary))
+    return table(("axis", "name", "class", "fields", "what it is"), rows)
+
+
+def attacks() -> str:
+    """Return the attacks with their fields."""
+    rows = []
+    for name, cls in ATTACKS.items():
+        said = parameters(cls)
+        for field in dataclasses.fields(cls):
+            value = code(repr(field.default))
+            rows.append((code(name), code(field.name), value, said[field.name]))
+    return table(("attack", "field", "default", "meaning"), merged(rows, 0))
+
+
+def operators() -> str:
+    """Return the operators, and what a traced model may hold."""
+    known = ", ".join(code(name) for name in sorted({describe(target) for target in BUILDERS}))
+    rows = ((code(entry.name), entry.summary) for entry in OPERATORS.values())
+    return f"{table(('operator', 'what it computes'), rows)}\n\nTraced from: {known}."
+
+
+def recipes() -> str:
+    """Return the recipes that come with taut."""
+    rows = []
+    for name in training.names():
+        recipe = training.load(name)
+        rows.append(
+            (
+                code(name),
+                recipe.title,
+                code(recipe.method.name),
+                code(recipe.model.name),
+                f"{recipe.train.epochs}",
+                radius(recipe.train.eps),
+                radius(recipe.certify.eps),
+            )
+        )
+    columns = ("recipe", "title", "method", "network", "epochs", "train eps", "certify eps")
+    return table(columns, rows)
+
+
+def radius(eps: float) -> str:
+    """Return a radius as people write it: in 255ths where that is a whole number."""
+    return f"{eps * 255:.0f}/255" if (eps * 255).is_integer() else f"{eps:g}"
+
+
+def datasets() -> str:
+    """Return the data sets and their splits."""
+    rows = []
+    for data in DATASETS.values():
+        sizes = [f"{data.splits[part].size:,}" for part in ("train", "validation", "test")]
+        rows.append(
+            (
+                code(data.name),
+                data.title,
+                " x ".join(map(str, data.input_shape)),
+                *sizes,
+                code(data.augmentation),
+            )
+        )
+    columns = ("name", "what it is", "shape", "train", "validation", "test", "usual augmentation")
+    return table(columns, rows)
+
+
+def augmentations() -> str:
+    """Return the augmentations by name."""
+    rows = (
+        (code(name), "yes" if a.flip else "no", str(a.pad), code(a.mode) if a.pad else "-")
+        for name, a in AUGMENTATIONS.items()
+    )
+    return table(("name", "flip", "shift, pixels", "filled with"), rows)
+
+
+def networks() -> str:
+    """Return the named networks at their default shapes."""
+    rows = []
+    for model in MODELS.values():
+        shape = " x ".join(map(str, model.input_shape))
+        count = size(model.name)
+        rows.append(
+            (
+                code(model.name),
+                model.layers,
+                shape,
+                f"{count.parameters:,}",
+                f"{count.activations:,}",
+                model.source,
+            )
+        )
+    return table(("name", "layers", "input", "parameters", "ReLUs", "source"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    **{f"recipe-{name}": (lambda n=name, c=cls: keys(n, c)) for name, cls in SECTIONS.items()},
+    "recipe-method": method_keys,
+    "training-methods": training_methods,
+    "bounding-methods": bounding_methods,
+    "axes": axes,
+    "attacks": attacks,
+    "operators": operators,
+    "recipes": recipes,
+    "datasets": datasets,
+    "augmentations": augmentations,
+    "networks": networks,
+    "commands": command_tree.reference,
+}
+"""Every table by the name pages call it."""
+
+
+def renewed(text: str) -> str:
+    """Return a page with every generated part as it should be.
+
+    Raises
+    ------
+    KeyError
+        When the page asks for a table that does not exist.
+
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        content = TABLES[match["name"]]()
+        return f"{match['open']}\n{content}\n\n{match['close']}"
+
+    return _MARKED.sub(replace, text)
+
+
+def main() -> int:
+    """Rewrite the pages, or with ``--check`` only compare them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
+    check = parser.parse_args().check
+    stale = []
+    for page in sorted(DOCS.glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = renewed(old)
+        if new != old:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    if stale:
+        print(("out of date: " if check else "rewritten: ") + ", ".join(stale))
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

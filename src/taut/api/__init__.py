@@ -1,0 +1,1 @@
+"""What ``taut`` itself offers, one file per task; import the names from ``taut``."""

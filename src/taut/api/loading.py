@@ -1,0 +1,130 @@
+"""``taut.load_model``, ``taut.build_model`` and ``taut.load_data``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from taut.data import load as load_data
+from taut.errors import ModelError, RunError
+from taut.models import MODELS, Normalise
+from taut.models import build as build_model
+
+__all__ = [
+    "architecture_of",
+    "build_model",
+    "load_data",
+    "load_model",
+    "network_name",
+    "weights_path",
+]
+
+CUSTOM = "custom:"
+"""Marks the name of a network, data set or method that did not come from a table of taut."""
+
+
+def load_model(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+    """Return the network of a run folder or weights file, in evaluation mode, on the CPU.
+
+    Parameters
+    ----------
+    path
+        A run folder whose training is finished, or a ``.safetensors`` file of taut, which
+        names its network; with ``model`` also other ``.safetensors``, ``.pt`` and ``.pth``
+        files of weights. No code in them is run.
+    model
+        The network to copy the weights into, for one that is not in ``taut models``. It is
+        returned itself, on its own device, in evaluation mode.
+
+    Raises
+    ------
+    RunError
+        When there is nothing at ``path``, or a run whose training is not finished.
+    ModelError
+        When the file is damaged, of another network, or names none that taut knows.
+
+    """
+    from taut.store import load_weights, read_architecture  # a tenth of a second of imports
+
+    weights = weights_path(Path(path))
+    if model is None:
+        model = _build(read_architecture(weights), weights)
+    load_weights(weights, model)
+    return model.eval()
+
+
+def weights_path(path: Path) -> Path:
+    """Return the weights file at ``path`` or in the run folder there."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise RunError(f"there is no run folder and no weights file {path}; check the path")
+    found = path / "model.safetensors"
+    if found.is_file():
+        return found
+    if (path / "config.json").is_file():
+        from taut.store import RunFolder
+
+        RunFolder.open(path, "train")
+        raise RunError(
+            f"{path} has no weights yet, its training is not finished; "
+            f"go on with `taut train --resume {path}`"
+        )
+    raise RunError(f"{path} is no run folder: it has no config.json; check the path")
+
+
+def _build(architecture: Mapping[str, Any], weights: Path) -> nn.Module:
+    name = str(architecture["name"])
+    if name not in MODELS:
+        raise ModelError(
+            f"{weights} holds the network {network_name(architecture)!r}, which is not one of "
+            "taut's; build it in Python and call taut.load_model(path, model)"
+        )
+    return build_model(
+        name,
+        architecture["input_shape"],
+        architecture["classes"],
+        mean=architecture.get("mean"),
+        std=architecture.get("std"),
+    )
+
+
+def network_name(architecture: Mapping[str, Any]) -> str:
+    """Return what people call the network of an architecture."""
+    return str(architecture["name"]).removeprefix(CUSTOM)
+
+
+def architecture_of(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """Return what a weights file says of a network: the keys of :mod:`taut.store.weights`.
+
+    A network that is layer by layer one of :data:`taut.models.MODELS` gets that name, with
+    the constants of its normalisation; any other one the name of its class, marked custom.
+    """
+    found: dict[str, Any] = {"input_shape": list(input_shape), "classes": classes}
+    first = next(model.children(), None)
+    if isinstance(first, Normalise):
+        found |= {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()}
+    text = repr(model)
+    for name in MODELS if isinstance(model, nn.Sequential) and len(input_shape) == 3 else ():
+        if repr(_meta(name, found)) == text:
+            return {"name": name, **found}
+    return {"name": CUSTOM + type(model).__name__, **found}
+
+
+def _meta(name: str, like: Mapping[str, Any]) -> nn.Module | None:
+    """Return a named network without weights; None where it cannot take such images."""
+    from taut.errors import ConfigError
+
+    try:
+        with torch.device("meta"):
+            network = build_model(name, like["input_shape"], like["classes"])
+    except ConfigError:  # the images are too small for this network, so it is not the one
+        return None
+    if "mean" in like:
+        return nn.Sequential(Normalise(like["mean"], like["std"]), *network)
+    return network

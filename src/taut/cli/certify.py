@@ -1,0 +1,209 @@
+"""``taut certify``: prove images, break them, or say why neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taut.cli import options
+from taut.cli.allocator import keep_pages
+from taut.cli.common import (
+    console,
+    facts,
+    heading,
+    note,
+    parse_stages,
+    print_json,
+    resumable,
+    table,
+)
+from taut.cli.common import threads as computing_with
+from taut.cli.display import duration, percent, radius
+
+if TYPE_CHECKING:
+    from taut.api.results import Job
+    from taut.training.recipe import CertifySection
+    from taut.verify import Cascade
+
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        "--stages",
+        metavar="A,B,...",
+        help="Stages after `clean`, in order: attack and bounding methods (`taut methods`).",
+        show_default="the run's, else attack,ibp,crown-ibp,crown",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        min=1,
+        help="Gradient steps of the attack.",
+        show_default="the run's, else 40",
+    ),
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option(
+        "--restarts",
+        metavar="N",
+        min=1,
+        help="Random starts of the attack.",
+        show_default="the run's, else 1",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        help="Time per image; one that has used it up goes to no further stage.",
+        show_default="no limit",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder for the results.",
+        show_default="RUN/certify-DATA-SPLIT-epsRADIUS",
+    ),
+]
+
+
+def certify(
+    source: options.Source,
+    data: options.Data = None,
+    split: options.Split = "test",
+    first: options.First = None,
+    eps: options.Eps = None,
+    stages: Stages = None,
+    steps: Steps = None,
+    restarts: Restarts = None,
+    timeout: Timeout = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 100,
+    data_dir: options.DataDir = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    out: Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Prove that images keep their class within eps, or find a counterexample.
+
+    Each image goes through the stages clean, attack, ibp, crown-ibp, crown until one decides.
+    Verdicts go into journal.sqlite one by one; the same command once more skips what is there,
+    so that a killed or smaller certification is continued, and summary.json is written at the
+    end.
+
+    Results of a run lie in RUN/certify-DATA-SPLIT-epsRADIUS, and the figures of the latest
+    certification in RUN/summary.json too. With --out only DIR is written. For weights
+    m.safetensors the folder is m-certify-... beside the file, and --data and --eps are needed.
+
+    [bold]Examples[/bold]
+      taut certify runs/demo
+      taut certify runs/a --first 1000 --eps 8/255 --threads 2
+      taut certify model.safetensors --data mnist --eps 0.1 --out results/a
+    """
+    from taut.api import results
+    from taut.cli.source import open_source
+
+    keep_pages()
+    with computing_with(threads):
+        opened = open_source(source, device)
+        size = opened.radius(eps)
+        cascade = _cascade(opened.certify, stages, steps, restarts)
+        cascade = replace(cascade, timeout=timeout, seed=seed, batch_size=batch_size)
+        images = opened.images(data, split, first, data_dir)
+        job = results.Job("certify", opened.model, opened.architecture, images, size, cascade)
+        folder = opened.folder(out, results.folder_name("certify", images, size))
+        figures = carry_out(job, folder, overwrite)
+        if out is None and opened.run is not None:
+            results.promote(opened.run, folder, figures)
+    if as_json:
+        print_json({**figures, "folder": str(folder)})
+    else:
+        show(figures)
+        note(f"written to {folder}", as_json)
+    note(f"next: taut report {folder if out or not opened.run else opened.run}", as_json)
+
+
+def _cascade(
+    recipe: CertifySection | None, stages: str | None, steps: int | None, restarts: int | None
+) -> Cascade:
+    """Return the cascade of a run's recipe, with what the command line changes."""
+    from taut.attacks import PGD
+    from taut.training.recipe import CertifySection
+    from taut.verify import Cascade
+
+    default = recipe if recipe is not None else CertifySection(eps=0.0)
+    attack = Cascade().attack
+    if isinstance(attack, PGD):
+        attack = replace(
+            attack,
+            steps=default.steps if steps is None else steps,
+            restarts=default.restarts if restarts is None else restarts,
+        )
+    return Cascade(
+        stages=parse_stages(",".join(default.stages) if stages is None else stages), attack=attack
+    )
+
+
+def carry_out(job: Job, folder: Path, overwrite: bool) -> dict[str, Any]:
+    """Run a job with a live display; return its figures."""
+    from taut.api import results
+    from taut.cli.certify_display import CertifyDisplay
+
+    display = CertifyDisplay(console(stderr=True), job)
+    hint = f"the verdicts so far are kept in {folder}; the same command goes on from there"
+    with resumable(hint), display:
+        return results.run(
+            job,
+            folder,
+            overwrite=overwrite,
+            on_start=display.start,
+            on_verdict=display.settled,
+            on_stage=display.stage,
+        )
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Print the figures of a certification or attack as tables."""
+    total, verdicts = figures["images"], figures["verdicts"]
+    rows = []
+    for name in ("natural", "attacked", "certified"):
+        share = figures[f"{name}_accuracy"]
+        if share is not None:
+            text = f"{percent(share)}   {round(share * total)} of {total}"
+            if name == "certified":
+                low, high = figures["certified_interval"]
+                text += f", 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+            rows.append((f"{name} accuracy", text))
+    speed = figures["images_per_second"]
+    pace = f"   {speed:.3g} images a second" if speed else ""
+    if figures["kind"] == "attack":
+        broken = verdicts["attack"]["falsified"]
+        rows.append(("counterexamples", str(broken)))
+    rows.append(("time", f"{duration(figures['seconds'])}{pace}"))
+    where = f"{figures['data']}, {figures['split']} split, eps {radius(figures['eps'])}"
+    screen = console()
+    heading(screen, f"{figures['model']} on {where}")
+    screen.print(facts(rows))
+    if figures["kind"] == "attack":
+        return
+    kinds = ("verified", "falsified", "unknown")
+    counts = table("stage", *kinds, numbers=kinds)
+    for stage, count in verdicts.items():
+        counts.add_row(stage, *(str(count[kind] or "-") for kind in kinds))
+    screen.print(counts)
+    if figures["unknown"]:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in figures["unknown"].items())
+        screen.print(f"unknown because of: {reasons}")

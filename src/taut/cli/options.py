@@ -1,0 +1,96 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN_OR_WEIGHTS",
+        help="Run folder of `taut train`, or a .safetensors file of taut.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="Data set, see `taut data list`.",
+        show_default="the run's",
+    ),
+]
+Split = Annotated[
+    str,
+    typer.Option("--split", metavar="SPLIT", help="train, validation, train+validation or test."),
+]
+First = Annotated[
+    int | None,
+    typer.Option(
+        "--first",
+        metavar="N",
+        min=1,
+        help="Only the first N images of the split.",
+        show_default="all",
+    ),
+]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        "--eps",
+        metavar="RADIUS",
+        help="l_inf radius in pixel units of 0 to 1: a number, 0.1, or a fraction, 8/255.",
+        show_default="the run's certify.eps",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder to look for data in first.",
+        show_default="the folder TAUT_DATA names, then the user's cache",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="auto (a GPU where there is one), cpu or cuda."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        help="CPU threads to compute with.",
+        show_default="PyTorch's choice",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Images at a time; halved by itself where memory runs out.",
+    ),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Seed of the attack's random starts.")
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Discard earlier results in the output folder and start afresh."
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on standard output and nothing else there."),
+]

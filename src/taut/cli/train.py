@@ -1,0 +1,192 @@
+"""``taut train``: carry out a recipe, or go on with a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from taut.cli import options
+from taut.cli.allocator import keep_pages
+from taut.cli.common import console, facts, note, print_json, resumable
+from taut.cli.display import duration, percent, radius
+from taut.errors import ConfigError
+
+if TYPE_CHECKING:
+    from taut.api.planning import Plan
+    from taut.store import RunFolder
+    from taut.training import Settings
+
+Recipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe of `taut recipes`, or the path of a TOML file. Left out with --resume.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change one value of the recipe, written as in TOML; may be repeated.",
+        show_default="the recipe as it is",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Run folder to make. It must not hold anything yet.",
+        show_default="runs/RECIPE",
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        help="Go on with the run in this folder from its last finished epoch.",
+        show_default="start a new run",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto (a GPU where there is one), cpu or cuda.",
+        show_default="the recipe's train.device",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        help="CPU threads to compute with.",
+        show_default="the recipe's train.threads",
+    ),
+]
+
+
+def train(
+    recipe: Recipe = None,
+    settings: Set = None,
+    out: Out = None,
+    resume: Resume = None,
+    data_dir: options.DataDir = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a network by a recipe and leave everything in a run folder.
+
+    Every epoch ends with an evaluation on the validation split: natural accuracy, and certified
+    accuracy at the recipe's certify.eps. Then a checkpoint is written, so that a run which was
+    killed goes on with --resume and ends in the same weights, to the bit with one CPU thread.
+
+    The folder gets config.json, metrics.jsonl, TensorBoard events and checkpoint.pt; at the end
+    model.safetensors and summary.json (accuracies on validation images).
+
+    [bold]Examples[/bold]
+      taut train demo
+      taut train mnist-0.3-ibp --data-dir data --threads 2
+      taut train demo --set train.epochs=5 --set method.kappa_end=0 --out runs/a
+      taut train --resume runs/a
+    """
+    from taut.api import fitting
+
+    keep_pages()
+    if resume is None:
+        if recipe is None:
+            raise ConfigError("name a recipe (see `taut recipes`), or a run to --resume")
+        opened = _new_run(recipe, settings or [], out, data_dir)
+    else:
+        if recipe is not None or settings or out is not None:
+            raise ConfigError(
+                "--resume goes on with a run as it was started; leave out RECIPE, --set and --out"
+            )
+        opened = _old_run(resume, data_dir)
+    with opened as (plan, folder):
+        plan = replace(plan, settings=_settings(plan.settings, device, threads))
+        summary = _carry_out(plan, folder, resume is not None)
+    if not fitting.is_first_process():
+        return
+    if as_json:
+        print_json({**summary, "run": str(folder.path)})
+    else:
+        _show(summary, folder.path)
+    note(f"next: taut certify {folder.path}", as_json)
+
+
+def _settings(settings: Settings, device: str | None, threads: int | None) -> Settings:
+    """Return the settings with what does not change the result of a run."""
+    if device is not None:
+        settings = replace(settings, device=cast("Literal['auto', 'cpu', 'cuda']", device))
+    return settings if threads is None else replace(settings, threads=threads)
+
+
+@contextmanager
+def _new_run(
+    recipe: str, settings: list[str], out: Path | None, data_dir: Path | None
+) -> Iterator[tuple[Plan, RunFolder]]:
+    from taut.api import fitting, planning
+    from taut.training import apply_overrides, load
+
+    chosen = apply_overrides(load(recipe), settings)
+    plan = planning.from_recipe(chosen, data_dir)
+    path = out if out is not None else Path("runs") / Path(recipe).stem
+    with fitting.run_folder(plan, path, resume=False) as folder:
+        yield plan, folder
+
+
+@contextmanager
+def _old_run(path: Path, data_dir: Path | None) -> Iterator[tuple[Plan, RunFolder]]:
+    from taut.api import fitting, planning
+    from taut.store import RunFolder
+    from taut.training import from_dict
+
+    with RunFolder.open(path, "train", write=fitting.is_first_process()) as folder:
+        planning.refuse_custom(folder.recipe)
+        yield planning.from_recipe(from_dict(folder.recipe), data_dir), folder
+
+
+def _carry_out(plan: Plan, folder: RunFolder, resume: bool) -> Mapping[str, Any]:
+    """Train with a live display; return the figures."""
+    from taut.api import fitting
+    from taut.cli.train_display import TrainingDisplay
+
+    hint = f"go on with `taut train --resume {folder.path}`"
+    if not fitting.is_first_process():  # the first one reports for all
+        return fitting.summary(plan, fitting.train(plan, folder, resume))
+    display = TrainingDisplay(console(stderr=True), plan.settings)
+    with resumable(hint), display:
+        result = fitting.train(plan, folder, resume, display.epoch_done, display.step_done)
+    return fitting.summary(plan, result)
+
+
+def _show(summary: Mapping[str, Any], path: Path) -> None:
+    epochs = summary["epochs"]
+    rows = [
+        ("network", f"{summary['model']}, trained with {summary['method']}"),
+        ("training", f"{epochs} epoch{'' if epochs == 1 else 's'}, {duration(summary['seconds'])}"),
+    ]
+    if summary["images"]:
+        rows += [
+            ("natural accuracy", percent(summary["natural_accuracy"])),
+            ("certified accuracy", percent(summary["certified_accuracy"])),
+            (
+                "measured on",
+                f"{summary['images']} {summary['split']} images of {summary['data']}, "
+                f"eps {radius(summary['eps'])}",
+            ),
+        ]
+    console().print(facts([*rows, ("written to", str(path))]))
