@@ -2,48 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_helpers import RECIPE, Invoke
 from typer.testing import CliRunner
 
 from taut.cli import app
-
-RECIPE = """\
-title = "a tiny run for tests"
-
-[data]
-name = "mnist-5k"
-
-[model]
-name = "dm-small-crown8-16"
-
-[method]
-name = "ibp"
-kappa_end = 0.8
-
-[train]
-epochs = 3
-eps = 0.03
-batch_size = 200
-lr = 5e-3
-threads = 1
-device = "cpu"
-
-[schedule]
-start = 0
-length = 3
-
-[certify]
-eps = 0.03
-steps = 5
-"""
-
-Invoke = Callable[..., Any]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,8 +60,3 @@ def run(trained: Path, tmp_path: Path) -> Path:
     """A finished run that a test may write to."""
     shutil.copytree(trained, tmp_path / "a", ignore=shutil.ignore_patterns(".lock"))
     return tmp_path / "a"
-
-
-def environment() -> dict[str, str]:
-    """The environment of a command in a process of its own."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

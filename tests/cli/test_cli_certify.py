@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Invoke, environment
+from cli_helpers import Invoke, environment
 
 import taut
 from taut.store import Journal, check_summary
@@ -19,7 +19,7 @@ from taut.verify import Certification
 
 WORKER = Path(__file__).with_name("dying_worker.py")
 FIRST = 24
-NAME = "certify-mnist-5k-test-eps0.03"
+NAME = "certify-mnist-5k-test-eps0.06"
 
 
 def verdicts(folder: Path) -> list[taut.Verdict]:
@@ -39,7 +39,7 @@ def test_figures_are_those_of_the_api(invoke: Invoke, run: Path) -> None:
     assert figures["folder"] == str(run / NAME)
     images = taut.load_data("mnist-5k", "test").first(FIRST)
     found = taut.certify(
-        taut.load_model(run), images.pixels(), images.labels, 0.03,
+        taut.load_model(run), images.pixels(), images.labels, 0.06,
         cascade=taut.Cascade(attack=taut.PGD(steps=5, loss="margin", targets=3)),
     )  # fmt: skip
     expected = found.summary()
@@ -77,7 +77,9 @@ def test_a_second_call_decides_only_what_is_open(
     result = invoke("certify", run, "--first", 4, "--json")
     figures = json.loads(result.stdout)
     assert asked == list(range(9))
-    assert figures["images"] == sum(n for c in figures["verdicts"].values() for n in c.values()) == 4
+    assert (
+        figures["images"] == sum(n for c in figures["verdicts"].values() for n in c.values()) == 4
+    )
     assert "stage_seconds" not in figures  # nothing was measured in this call
     assert len(verdicts(run / NAME)) == 9
     assert invoke("certify", run, "--first", 2, "--overwrite").exit_code == 0
@@ -163,7 +165,7 @@ def test_an_attack_is_a_certification_that_proves_nothing(invoke: Invoke, run: P
     text = invoke("attack", run, "--first", 5, "--method", "fgsm").stdout
     assert "attacked accuracy" in text
     assert "certified" not in text
-    assert (run / "attack-mnist-5k-test-eps0.03-fgsm1x1-ce").is_dir()
+    assert (run / "attack-mnist-5k-test-eps0.06-fgsm1x1-ce").is_dir()
 
 
 def test_bounds_of_every_method(invoke: Invoke, run: Path) -> None:
@@ -171,7 +173,7 @@ def test_bounds_of_every_method(invoke: Invoke, run: Path) -> None:
     assert result.exit_code == 0
     figures = json.loads(result.stdout)
     images = taut.load_data("mnist-5k", "test").first(10)
-    model, box = taut.load_model(run), taut.Box.around(images.pixels(), 0.03)
+    model, box = taut.load_model(run), taut.Box.around(images.pixels(), 0.06)
     assert [row["name"] for row in figures["methods"]] == ["ibp", "crown-ibp", "crown"]
     with torch.no_grad():
         for row in figures["methods"]:
@@ -179,7 +181,7 @@ def test_bounds_of_every_method(invoke: Invoke, run: Path) -> None:
             assert row["mean_margin"] == pytest.approx(float(smallest.mean()), rel=1e-4)
             assert row["min_margin"] == pytest.approx(float(smallest.min()), rel=1e-4)
             assert row["proved"] == float((smallest > 0).double().mean())
-    written = json.loads((run / "bounds-mnist-5k-test-eps0.03/summary.json").read_text())
+    written = json.loads((run / "bounds-mnist-5k-test-eps0.06/summary.json").read_text())
     assert {**written, "folder": figures["folder"]} == figures
     # an earlier table is replaced
     result = invoke("bounds", run, "--first", 4, "--method", "crown", "--lines", "tight", "--json")

@@ -37,14 +37,14 @@ from torch import nn
 
 from taut.api.loading import network_name
 from taut.data import ImageSet
-from taut.errors import RunError
+from taut.errors import RunError, TautError
 from taut.store import Journal, RunFolder, hash_weights
 from taut.store.config import difference
 from taut.verify import Cascade, Certification, Verdict, certify
 from taut.verify.inputs import placement
 
 _FILES = ("config.json", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm",
-          "summary.json", "report.html")  # fmt: skip
+          "summary.json", "report.html", ".lock")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,30 +142,46 @@ def run(
 
     """
     described, seed = job.describe(), job.cascade.seed
-    with (
-        open_folder(folder, job.kind, described, seed, overwrite=overwrite) as kept,
-        kept.journal({**described, "seed": seed}) as journal,
-    ):
-        known = {v.index: v for v in journal.verdicts() if v.index < len(job.images)}
-        if on_start is not None:
-            on_start(list(known.values()))
-        clock = _StageClock(on_stage)
-
-        def settle(verdict: Verdict) -> None:
-            journal.record(verdict)
-            if on_verdict is not None:
-                on_verdict(verdict)
-
-        began = time.perf_counter()
-        fresh = _certify(job, [i for i in range(len(job.images)) if i not in known], settle, clock)
-        seconds = time.perf_counter() - began
-        measured = {} if known else {"stage_seconds": clock.stop()}
-        seconds += sum(v.seconds for v in known.values() if math.isfinite(v.seconds))
-        verdicts = tuple(sorted([*known.values(), *fresh], key=lambda v: v.index))
-        result = Certification(verdicts, job.eps, seconds, job.cascade.stages)
-        figures = {**_figures(job, described, result), **measured}
+    with open_folder(folder, job.kind, described, seed, overwrite=overwrite) as kept:
+        try:
+            with kept.journal({**described, "seed": seed}) as journal:
+                figures = _decide(job, journal, on_start, on_verdict, on_stage)
+        except TautError:
+            if _is_barren(folder):  # the corrected command shall find its place free
+                _discard(folder)
+            raise
+        keys = ("data", "split", "model", "dtype", "weights")
+        figures |= {key: described[key] for key in keys}
         kept.write_summary(figures)
         return figures
+
+
+def _decide(
+    job: Job,
+    journal: Journal,
+    on_start: Callable[[Sequence[Verdict]], None] | None,
+    on_verdict: Callable[[Verdict], None] | None,
+    on_stage: Callable[[str, int], None] | None,
+) -> dict[str, Any]:
+    """Certify the images without a verdict into the journal; return the figures of all."""
+    known = {v.index: v for v in journal.verdicts() if v.index < len(job.images)}
+    if on_start is not None:
+        on_start(list(known.values()))
+    clock = _StageClock(on_stage)
+
+    def settle(verdict: Verdict) -> None:
+        journal.record(verdict)
+        if on_verdict is not None:
+            on_verdict(verdict)
+
+    began = time.perf_counter()
+    fresh = _certify(job, [i for i in range(len(job.images)) if i not in known], settle, clock)
+    seconds = time.perf_counter() - began
+    measured = {} if known else {"stage_seconds": clock.stop()}
+    seconds += sum(v.seconds for v in known.values() if math.isfinite(v.seconds))
+    verdicts = tuple(sorted([*known.values(), *fresh], key=lambda v: v.index))
+    result = Certification(verdicts, job.eps, seconds, job.cascade.stages)
+    return {**_figures(job, result), **measured}
 
 
 def _certify(
@@ -210,8 +226,7 @@ def open_folder(
             )
         if overwrite:
             with RunFolder.open(folder, kind, write=True):
-                for name in _FILES:
-                    (folder / name).unlink(missing_ok=True)
+                _discard(folder)
     return RunFolder.create(folder, kind, described, seed, exist_ok_same=True)
 
 
@@ -224,6 +239,14 @@ def _is_barren(folder: Path) -> bool:
         return True
     with Journal(path) as journal:
         return not journal.done()
+
+
+def _discard(folder: Path) -> None:
+    """Delete what a result's folder holds, and the folder where nothing else is in it."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -260,7 +283,7 @@ class _StageClock:
         return dict(self._seconds)
 
 
-def _figures(job: Job, described: Mapping[str, Any], result: Certification) -> dict[str, Any]:
+def _figures(job: Job, result: Certification) -> dict[str, Any]:
     figures = result.summary()
     if "attack" not in job.cascade.stages:
         figures["attacked_accuracy"] = None
@@ -268,13 +291,7 @@ def _figures(job: Job, described: Mapping[str, Any], result: Certification) -> d
         figures["certified_accuracy"] = None
         del figures["certified_interval"]
     speed = result.images / result.seconds if result.seconds > 0 else None
-    keys = ("data", "split", "model", "dtype", "weights")
-    return {
-        "kind": job.kind,
-        **figures,
-        "images_per_second": speed,
-        **{key: described[key] for key in keys},
-    }
+    return {"kind": job.kind, **figures, "images_per_second": speed}
 
 
 def write_figures(folder: Path, kind: str, figures: Mapping[str, Any]) -> None:

@@ -19,9 +19,9 @@ from taut.errors import ConfigError
 if TYPE_CHECKING:
     from taut.api.planning import Plan
     from taut.store import RunFolder
-    from taut.training import Settings
+    from taut.training import Recipe
 
-Recipe = Annotated[
+Name = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
@@ -78,7 +78,7 @@ Threads = Annotated[
 
 
 def train(
-    recipe: Recipe = None,
+    recipe: Name = None,
     settings: Set = None,
     out: Out = None,
     resume: Resume = None,
@@ -108,15 +108,16 @@ def train(
     if resume is None:
         if recipe is None:
             raise ConfigError("name a recipe (see `taut recipes`), or a run to --resume")
-        opened = _new_run(recipe, settings or [], out, data_dir)
+        changed = _recipe(recipe, settings or [])
+        path = out if out is not None else Path("runs") / Path(recipe).stem
+        opened = _new_run(changed, path, data_dir, device, threads)
     else:
         if recipe is not None or settings or out is not None:
             raise ConfigError(
                 "--resume goes on with a run as it was started; leave out RECIPE, --set and --out"
             )
-        opened = _old_run(resume, data_dir)
+        opened = _old_run(resume, data_dir, device, threads)
     with opened as (plan, folder):
-        plan = replace(plan, settings=_settings(plan.settings, device, threads))
         summary = _carry_out(plan, folder, resume is not None)
     if not fitting.is_first_process():
         return
@@ -127,36 +128,47 @@ def train(
     note(f"next: taut certify {folder.path}", as_json)
 
 
-def _settings(settings: Settings, device: str | None, threads: int | None) -> Settings:
-    """Return the settings with what does not change the result of a run."""
+def _recipe(name: str, settings: list[str]) -> Recipe:
+    from taut.training import apply_overrides, load
+
+    return apply_overrides(load(name), settings)
+
+
+def _plan(recipe: Recipe, data_dir: Path | None, device: str | None, threads: int | None) -> Plan:
+    """Return a recipe's plan; device and threads do not become part of the recipe."""
+    from taut.api import planning
+
+    plan = planning.from_recipe(recipe, data_dir)
+    settings = plan.settings
     if device is not None:
         settings = replace(settings, device=cast("Literal['auto', 'cpu', 'cuda']", device))
-    return settings if threads is None else replace(settings, threads=threads)
+    if threads is not None:
+        settings = replace(settings, threads=threads)
+    return replace(plan, settings=settings)
 
 
 @contextmanager
 def _new_run(
-    recipe: str, settings: list[str], out: Path | None, data_dir: Path | None
+    recipe: Recipe, path: Path, data_dir: Path | None, device: str | None, threads: int | None
 ) -> Iterator[tuple[Plan, RunFolder]]:
-    from taut.api import fitting, planning
-    from taut.training import apply_overrides, load
+    from taut.api import fitting
 
-    chosen = apply_overrides(load(recipe), settings)
-    plan = planning.from_recipe(chosen, data_dir)
-    path = out if out is not None else Path("runs") / Path(recipe).stem
+    plan = _plan(recipe, data_dir, device, threads)
     with fitting.run_folder(plan, path, resume=False) as folder:
         yield plan, folder
 
 
 @contextmanager
-def _old_run(path: Path, data_dir: Path | None) -> Iterator[tuple[Plan, RunFolder]]:
+def _old_run(
+    path: Path, data_dir: Path | None, device: str | None, threads: int | None
+) -> Iterator[tuple[Plan, RunFolder]]:
     from taut.api import fitting, planning
     from taut.store import RunFolder
     from taut.training import from_dict
 
     with RunFolder.open(path, "train", write=fitting.is_first_process()) as folder:
         planning.refuse_custom(folder.recipe)
-        yield planning.from_recipe(from_dict(folder.recipe), data_dir), folder
+        yield _plan(from_dict(folder.recipe), data_dir, device, threads), folder
 
 
 def _carry_out(plan: Plan, folder: RunFolder, resume: bool) -> Mapping[str, Any]:

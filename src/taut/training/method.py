@@ -47,7 +47,8 @@ class GridPoint:
     """A choice on the three axes: region, bound, combination.
 
     The clean pass comes first and fixes the statistics of batch normalisation for the bounds of
-    the same step, with gradients.
+    the same step, with gradients. Dropout is off, in the clean pass as in the bounds: what is
+    bounded is the network as it will be evaluated.
     """
 
     region: Region = field(default_factory=FullBall)
@@ -68,7 +69,7 @@ class GridPoint:
 
 @dataclass(frozen=True)
 class Natural:
-    r"""Ordinary training, :math:`L = \mathrm{CE}(z(x), y)`."""
+    r"""Ordinary training, :math:`L = \mathrm{CE}(z(x), y)`, by the module's own forward pass."""
 
     @property
     def certifiers(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Natural:
 
     def loss(self, graph: Graph, x: Tensor, y: Tensor, progress: Progress) -> Losses:
         """Return the cross-entropy of the clean logits."""
-        logits, _ = graph.clean(x)
+        logits: Tensor = graph.module(x)
         natural = F.cross_entropy(logits, y)
         rates = {"natural_accuracy": accuracy(logits, y)}
         return Losses(natural, {"natural": natural.detach()}, rates)
@@ -146,7 +147,7 @@ class PGDTraining:
             seeds=progress.seeds if use_seeds else None,
             generator=None if use_seeds else progress.generator,
         )
-        logits, _ = graph.clean(found.point)
+        logits: Tensor = graph.module(found.point)
         adversarial = F.cross_entropy(logits, y)
         rates = {"attacked_accuracy": accuracy(logits, y)}
         return Losses(adversarial, {"adversarial": adversarial.detach()}, rates)
