@@ -51,7 +51,7 @@ def test_a_run_without_certification(invoke: Invoke, run: Path, pages: list[Any]
     assert len(data.metrics) == 3
     assert not data.verdicts
     assert data.summary["seconds"] is None  # those of training are no certification time
-    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_the_latest_certification_with_its_run(

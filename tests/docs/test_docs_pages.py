@@ -231,3 +231,21 @@ def test_the_picture_of_the_report_is_there_and_small() -> None:
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture.stat().st_size < 400_000
     assert "docs/report.png" in (ROOT / "README.md").read_text()
+
+
+def test_the_figures_of_the_demo_agree_with_each_other() -> None:
+    (shown,) = [
+        b.text for b in blocks(ROOT / "README.md", "text") if "certified accuracy" in b.text
+    ]
+    rows = re.findall(r"^ ([\w-]+) +([\d-]+) +([\d-]+) +([\d-]+)$", shown, re.M)
+    counts = {name: [int(n) if n != "-" else 0 for n in numbers] for name, *numbers in rows}
+    assert tuple(counts) == Cascade().stages
+    total = sum(map(sum, counts.values()))
+    verified = sum(row[0] for row in counts.values())
+    wrong, broken = counts["clean"][1], counts["attack"][1]
+    for name, count in (
+        ("natural", total - wrong), ("attacked", total - wrong - broken), ("certified", verified),
+    ):  # fmt: skip
+        assert re.search(
+            rf"^{name} accuracy +{100 * count / total:.1f} % +{count} of {total}\b", shown, re.M
+        )

@@ -95,7 +95,7 @@ def test_float32_stays_sound_up_to_rounding(kind: str, method: str) -> None:
 @pytest.mark.parametrize("method", VARIANTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_point_has_its_own_margins(kind: str, method: str) -> None:
-    """methods.md 15, item 2: at eps = 0 every method returns the margins themselves."""
+    """At eps = 0 every method returns the margins themselves."""
     module, shape = random_module(kind, 11)
     x = uniform(generator(11), 4, *shape)
     net = trace(module, shape).instance()
@@ -109,7 +109,7 @@ def test_a_point_has_its_own_margins(kind: str, method: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.02, 0.1, 0.4]))
 def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> None:
-    """methods.md 15, item 3: IBP <= CROWN-IBP <= CROWN with tight lines."""
+    """IBP <= CROWN-IBP <= CROWN with tight lines."""
     module, shape = random_module(kind, seed)
     net = trace(module, shape).instance()
     box = random_box(generator(seed), 4, *shape, scale=scale)
@@ -125,7 +125,7 @@ def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> No
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS)
 def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
-    """methods.md 15, item 4: slope-zero lines in CROWN-IBP give the elided IBP margins."""
+    """Slope-zero lines in CROWN-IBP give the elided IBP margins."""
     module, shape = random_module(kind, seed)
     net = trace(module, shape).instance()
     box = random_box(generator(seed), 3, *shape, scale=0.3)
@@ -139,7 +139,7 @@ def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
 
 
 def test_adaptive_lines_can_be_below_ibp() -> None:
-    """methods.md 15, item 3, negative: the ordering is the tight lines' own."""
+    """The ordering is the tight lines' own."""
     below = 0
     for seed in range(40):
         module, shape = random_module("deep", seed)
@@ -155,7 +155,7 @@ def test_adaptive_lines_can_be_below_ibp() -> None:
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
 def test_elided_margins_are_never_looser(kind: str, seed: int) -> None:
-    """methods.md 15, item 9, against the plain bounds of the logits."""
+    """Merging the last layer with the margins beats plain bounds of the logits."""
     module, shape = random_module(kind, seed)
     net = trace(module, shape).instance()
     box = random_box(generator(seed), 3, *shape, scale=0.3)
@@ -170,7 +170,7 @@ def test_elided_margins_are_never_looser(kind: str, seed: int) -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS)
 def test_a_linear_net_is_bounded_exactly(seed: int) -> None:
-    """methods.md 15, item 9: elided IBP reaches the margin at the explicit worst corner."""
+    """Elided IBP reaches the margin at the explicit worst corner."""
     module, shape = random_module("linear", seed)
     assert isinstance(module, nn.Linear)
     box = random_box(generator(seed), 3, *shape)
@@ -195,7 +195,7 @@ def test_a_linear_net_is_bounded_exactly(seed: int) -> None:
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize("size", [5, 6])
 def test_convolution_equals_its_unrolled_matrix(stride: int, padding: int, size: int) -> None:
-    """methods.md 15, item 12: conv CROWN is dense CROWN on the unrolled convolution."""
+    """Conv CROWN is dense CROWN on the unrolled convolution."""
     torch.manual_seed(size + 10 * stride + 100 * padding)
     conv = nn.Conv2d(2, 3, 3, stride, padding).double()
     width = conv(torch.zeros(1, 2, size, size).double()).numel()
@@ -221,7 +221,7 @@ def test_convolution_equals_its_unrolled_matrix(stride: int, padding: int, size:
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
 def test_clipped_pixels_contribute_nothing(seed: int) -> None:
-    """methods.md 15, item 14: at 0 and 1 the outer half of the ball is cut off."""
+    """At 0 and 1 the outer half of the ball is cut off."""
     module, shape = random_module("conv", seed)
     g = generator(seed)
     x = (uniform(g, 3, *shape) > 0.5).double()

@@ -1,4 +1,4 @@
-"""Ramps of eps and schedules of the learning rate, at every off-by-one (methods.md 1.4, 1.5)."""
+"""Ramps of eps and schedules of the learning rate, at every off-by-one."""
 
 from __future__ import annotations
 

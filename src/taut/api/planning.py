@@ -184,7 +184,7 @@ def _data_name(train: ImageSet) -> str:
     whole = known is not None and train.split == "train"
     if whole and known is not None and len(train) == known.splits["train"].size:
         return train.name
-    return CUSTOM + train.name
+    return CUSTOM + ("images" if train.name == "custom" else train.name)
 
 
 def _augment_name(augment: Augment) -> str:

@@ -4,7 +4,7 @@ A row :math:`a` at a node stands for the linear form :math:`a z`. Going back thr
 an affine node replaces it by :math:`a W` (plus a constant); through an activation
 it takes the lower line where the coefficient is positive and the upper one where it
 is negative. What is left at the input, or at a node the walk stops at, is minimised
-over its box. Source: Zhang et al. 2018 (CROWN); methods.md 4.4.
+over its box. Source: Zhang et al. 2018 (CROWN).
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def propagate(net: Network, box: Box) -> Intermediate:
 def margins(net: Network, inter: Intermediate, y: Tensor) -> Tensor:
     r"""Return elided IBP margins ``(B, K)``: lower bounds of :math:`z_y - z_j`.
 
-    The specification is merged with the affine layers after the last activations
-    (methods.md 1.2), whose output boxes are then concretised: never looser than
-    :math:`\underline z_y - \overline z_j`. The true column is +inf.
+     The specification is merged with the affine layers after the last activations
+    , whose output boxes are then concretised: never looser than
+     :math:`\underline z_y - \overline z_j`. The true column is +inf.
     """
     rows = margin_rows(y, net.classes, inter.intervals[-1].center)
     lower = backward.lower(net, net.output.index, rows, inter, lines=None)

@@ -110,7 +110,7 @@ def taut(
     [bold]taut report runs/demo[/bold]    one HTML page with curves, counts and counterexamples
     """
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help(), nl=False)
+        typer.echo(ctx.get_help())
 
 
 WORK, LOOK = "Train and prove", "Look things up"

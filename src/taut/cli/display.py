@@ -73,7 +73,7 @@ class Display:
         if self._over.wait(self._delay):
             return
         with self._lock:
-            if self._console.is_terminal:
+            if self._console.is_interactive:  # a terminal that can move its cursor
                 self._live = self._start()
             for text in self._held:
                 self._print(text)

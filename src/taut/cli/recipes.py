@@ -20,6 +20,9 @@ Name = Annotated[
 def recipes(name: Name = None, as_json: options.Json = False) -> None:
     """List the recipes for `taut train`, or print one to start your own from.
 
+    A recipe is a small TOML file: data, network, method, training, schedules, certification.
+    The comments of each one say where its values come from.
+
     [bold]Examples[/bold]
       taut recipes
       taut recipes demo > mine.toml

@@ -88,22 +88,27 @@ class Graph:
 
         In training mode batch normalisation uses the statistics of this batch and
         updates the running ones, as PyTorch does; they are returned, with their
-        gradients, for the bounds of the same step (methods.md 9.3). Without a batch
-        norm in training mode the second value is ``None``.
+        gradients, for the bounds of the same step. Dropout drops here, and here only:
+        bounds are those of the network as it is evaluated. Without a batch norm in
+        training mode the second value is ``None``.
         """
-        norms = {i: s for i, s in enumerate(self.steps) if s.template and s.template.norm}
-        if not any(self._norm(index).training() for index in norms):
+        templates = [step.template for step in self.steps[1:] if step.template is not None]
+        if not any(_in_training(template) for template in templates):
             return self.instance()(x), None
         values, statistics = [x], {}
         for index, step in enumerate(self.steps[1:], start=1):
+            assert step.template is not None
             inputs = [values[i] for i in step.inputs]
-            if index in norms and self._norm(index).training():
-                value, *found = _normalise(inputs[0], self._norm(index))
-                statistics[index] = (found[0], found[1])
-            else:
+            if not _in_training(step.template):
                 value = self._operator(index, {}).forward(*inputs)
+            elif step.template.norm is not None:
+                value, mean, var = _normalise(inputs[0], step.template.norm)
+                statistics[index] = (mean, var)
+            else:
+                assert step.template.noise is not None
+                value = step.template.noise(inputs[0])
             values.append(value)
-        return values[-1], statistics
+        return values[-1], statistics or None
 
     def _norm(self, index: int) -> BatchNormSource:
         template = self.steps[index].template
@@ -117,6 +122,13 @@ class Graph:
         if index in given:
             return per_channel(*coefficients(self._norm(index), *given[index]), len(step.shape))
         return step.template.make()
+
+
+def _in_training(template: Template) -> bool:
+    """Whether a node behaves otherwise in training than when evaluated, and is in training."""
+    if template.norm is not None:
+        return template.norm.training()
+    return template.noise is not None and template.noise.training
 
 
 def _normalise(x: Tensor, source: BatchNormSource) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,6 +36,8 @@ class Template:
     inputs: tuple[Value, ...]
     make: Callable[[], Operator]
     norm: BatchNormSource | None = None
+    noise: nn.Module | None = None
+    """A module the clean pass calls in training mode (dropout); bounds never see it."""
     folds: bool = False
     """Whether the operator has ``scaled(scale, shift)``, so a batch norm can fold into it."""
 

@@ -129,14 +129,32 @@ def _reshape(
     return Template((x,), lambda: Reshape(shape))
 
 
-@builds(nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout, F.dropout2d, "contiguous", "clone")
+@builds(nn.Identity, "contiguous", "clone")
 def _identity(
-    shape: Shape,
-    module: nn.Module | None,
-    input: Value,
-    *_: object,
-    **__: object,
+    shape: Shape, module: nn.Module | None, input: Value, *_: object, **__: object
 ) -> Template:
+    return Template((input,), Identity)
+
+
+@builds(nn.Dropout, nn.Dropout2d)
+def _dropout_module(shape: Shape, module: nn.Module, input: Value) -> Template:
+    return Template((input,), Identity, noise=module)
+
+
+@builds(F.dropout, F.dropout2d)
+def _dropout(
+    shape: Shape,
+    module: None,
+    input: Value,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Template:
+    if training:
+        raise UnsupportedOperator(
+            "F.dropout traced with training=True; put the model in eval mode, or use "
+            "nn.Dropout, whose mode is read at every call"
+        )
     return Template((input,), Identity)
 
 
