@@ -99,26 +99,33 @@ def test_clean_pass_in_training_is_the_modules_own(kind: str) -> None:
     module.train()
     twin.train()
     x = uniform(generator(4), 6, *shape)
-    logits, statistics = graph.clean(x)
+    logits, network = graph.clean(x)
     same(logits, twin(x))
     for own, other in zip(module.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(own, other)
-    assert statistics is not None
-    same(graph.instance(statistics)(x), logits)  # the bounds' network is that of this batch
+    same(network(x), logits)  # the bounds' network is that of this batch
+    assert not torch.allclose(graph.instance()(x), logits)
     logits.square().sum().backward()
     twin(x).square().sum().backward()
     for own, other in zip(module.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-7, atol=1e-7)
 
 
-def test_statistics_carry_gradients_to_the_bounds() -> None:
+def test_bounds_pass_their_gradient_through_the_statistics() -> None:
     module, shape = random_module("norm", 5)
     module.train()
-    graph = trace(module, shape)
-    x = uniform(generator(5), 6, *shape)
-    _, statistics = graph.clean(x)
-    assert statistics is not None
-    assert all(mean.requires_grad and var.requires_grad for mean, var in statistics.values())
+    first = next(module.parameters())
+    x, other = uniform(generator(5), 6, *shape), uniform(generator(6), 6, *shape)
+    _, network = trace(module, shape).clean(x)
+    network(other).sum().backward()
+    through = first.grad
+    assert through is not None
+    assert float(through.abs().amax()) > 0
+    module.eval()  # with running statistics the same weight has another gradient
+    first.grad = None
+    trace(module, shape).instance()(other).sum().backward()
+    assert first.grad is not None
+    assert not torch.allclose(through, first.grad)
 
 
 def test_tracing_and_bounding_leave_the_module_alone() -> None:
@@ -135,10 +142,10 @@ def test_dropout_drops_in_the_clean_pass_only() -> None:
     graph = trace(module, (6,))
     x = uniform(generator(7), 5, 6)
     torch.manual_seed(1)
-    logits, statistics = graph.clean(x)
-    assert statistics is None
+    logits, network = graph.clean(x)
     torch.manual_seed(1)
     same(logits, module(x))
+    same(network(x), graph.instance()(x))
     same(graph.instance()(x), module.eval()(x))
     same(graph.clean(x)[0], module(x))
 

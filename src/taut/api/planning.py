@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from taut.api.loading import CUSTOM, architecture_of, build_model, load_data, network_name
 from taut.data import AUGMENTATIONS, DATASETS, Augment, ImageSet, find_augmentation
+from taut.data.images import Array
 from taut.errors import ConfigError, DataError
 from taut.graph import trace
 from taut.models import MODELS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from taut.training import Method, Recipe, Settings
 
 PathLike = str | os.PathLike[str]
-Images = ImageSet | tuple[Tensor, Tensor]
+Images = ImageSet | tuple[Array, Array]
 
 
 @dataclass(frozen=True, eq=False)

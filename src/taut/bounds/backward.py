@@ -63,7 +63,7 @@ def lower(
             continue
         operator = node.operator
         if operator is None or (lines is None and isinstance(operator, Activation)):
-            box = inter.intervals[node.index]
+            box = inter.interval(node.index)
             total = _plus(total, concretise(form, _pick_interval(box, samples)))
         elif isinstance(operator, Activation):
             assert lines is not None
@@ -244,5 +244,5 @@ def margins(net: Network, inter: Intermediate, y: Tensor, lines: str = "adaptive
     ``inter`` decides the method: with IBP's bounds it is CROWN-IBP, with bounds refined
     by substitution CROWN. The last layer is merged with the margins by construction.
     """
-    rows = margin_rows(y, net.classes, inter.intervals[-1].center)
+    rows = margin_rows(y, net.classes, inter.like)
     return pad_true_class(lower(net, net.output.index, rows, inter, lines=lines), y)

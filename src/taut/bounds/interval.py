@@ -21,18 +21,31 @@ from taut.region import Box
 class Intermediate:
     """Bounds of every node of a network over one region.
 
-    ``intervals[i]`` holds node i in midpoint form. ``refined`` replaces them where a
-    dearer method has bounded the input of an activation better.
+    ``intervals[i]`` holds node i in midpoint form, None where it was not kept.
+    ``refined`` replaces them where a dearer method has bounded an activation's input
+    better.
     """
 
     net: Network
-    intervals: tuple[Interval, ...]
+    intervals: tuple[Interval | None, ...]
     refined: dict[int, Bounds]
 
     def at(self, index: int) -> Bounds:
         """Return the best known bounds of a node, shape ``(B, *node shape)``."""
         found = self.refined.get(index)
-        return self.intervals[index].bounds if found is None else found
+        return self.interval(index).bounds if found is None else found
+
+    def interval(self, index: int) -> Interval:
+        """Return a node's interval in midpoint form, as interval propagation found it."""
+        found = self.intervals[index]
+        if found is None:
+            raise ValueError(f"the interval of node {index} was not kept")
+        return found
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the batch's type and device, ``(B, ...)``."""
+        return next(found.center for found in self.intervals if found is not None)
 
     def activations(self) -> list[Bounds]:
         """Return the bounds of every activation's input, in topological order."""
@@ -43,18 +56,42 @@ class Intermediate:
         ]
 
 
-def propagate(net: Network, box: Box) -> Intermediate:
+def propagate(net: Network, box: Box, *, keep_all: bool = True) -> Intermediate:
     r"""Bound every node over ``box``.
 
     .. math:: c' = W c + b, \quad r' = |W| r; \qquad l' = \sigma(l), \quad u' = \sigma(u)
 
     Gradients flow to the parameters of ``net`` (and to the box, where it asks for them).
+    Without ``keep_all`` only those intervals are kept that :func:`margins` needs, so
+    that the memory is that of the widest layer.
     """
-    intervals = [Interval.between(box.lower, box.upper)]
+    needed = set(range(len(net.nodes))) if keep_all else _frontier(net)
+    last = {source: node.index for node in net.nodes for source in node.inputs}
+    intervals: list[Interval | None] = [Interval.between(box.lower, box.upper)]
     for node in net.nodes[1:]:
         assert node.operator is not None
-        intervals.append(node.operator.interval(*(intervals[i] for i in node.inputs)))
+        inputs = [found for i in node.inputs if (found := intervals[i]) is not None]
+        if node.index <= max(needed):
+            intervals.append(node.operator.interval(*inputs))
+        else:
+            intervals.append(None)
+        for source in node.inputs:
+            if last[source] == node.index and source not in needed:
+                intervals[source] = None
     return Intermediate(net, tuple(intervals), {})
+
+
+def _frontier(net: Network) -> set[int]:
+    """Return the nodes at which rows pulled back from the logits meet an activation or x."""
+    found, pending = set(), {net.output.index}
+    for node in reversed(net.nodes):
+        if node.index not in pending:
+            continue
+        if node.is_affine:
+            pending.update(node.inputs)
+        else:
+            found.add(node.index)
+    return found
 
 
 def margins(net: Network, inter: Intermediate, y: Tensor) -> Tensor:
@@ -64,6 +101,6 @@ def margins(net: Network, inter: Intermediate, y: Tensor) -> Tensor:
     , whose output boxes are then concretised: never looser than
      :math:`\underline z_y - \overline z_j`. The true column is +inf.
     """
-    rows = margin_rows(y, net.classes, inter.intervals[-1].center)
+    rows = margin_rows(y, net.classes, inter.like)
     lower = backward.lower(net, net.output.index, rows, inter, lines=None)
     return pad_true_class(lower, y)

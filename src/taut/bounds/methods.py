@@ -68,13 +68,13 @@ class IBP:
 
     def outputs(self, net: Network, box: Box) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
-        inter = interval.propagate(net, box)
+        inter = interval.propagate(net, box, keep_all=False)
         rows = _identity_rows(net, inter)
         return _two_sided(backward.lower(net, net.output.index, rows, inter, lines=None))
 
     def margins(self, net: Network, box: Box, y: Tensor) -> Tensor:
         """Return elided IBP margins, ``(B, K)``."""
-        return interval.margins(net, interval.propagate(net, box), y)
+        return interval.margins(net, interval.propagate(net, box, keep_all=False), y)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Backward:
 
 def _identity_rows(net: Network, inter: interval.Intermediate) -> Tensor:
     """Return rows ``e_k`` and ``-e_k`` for every logit, ``(B, 2 K, K)``."""
-    like = inter.intervals[-1].center
+    like = inter.like
     eye = torch.eye(net.classes, dtype=like.dtype, device=like.device)
     return torch.cat([eye, -eye]).expand(len(like), -1, -1)
 

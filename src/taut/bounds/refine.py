@@ -66,7 +66,7 @@ def _bound_pairs(
     budget: int,
 ) -> Bounds:
     """Bound single neurons; ``pairs (P, 2)`` names image and neuron; both ends ``(P,)``."""
-    like = inter.intervals[source].center
+    like = inter.like
     widest = max(_size(node.shape) for node in net.nodes[: source + 1])
     chunk = max(1, budget // (2 * widest * like.element_size() * _LIVE_COPIES))
     lows, highs = [], []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -113,16 +114,34 @@ def taut(
         typer.echo(ctx.get_help())
 
 
+def page(command: Callable[..., None]) -> str:
+    """Return a command's docstring as its help page: lines joined, but not those of examples."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    kept = "[bold]Examples"
+    # The backspace tells typer to leave a paragraph's lines alone; newer versions always do.
+    return "\n\n".join(
+        f"\b{text}" if text.startswith(kept) else " ".join(text.split()) for text in paragraphs
+    )
+
+
+def _add(command: Callable[..., None], panel: str) -> None:
+    app.command(command.__name__, help=page(command), rich_help_panel=panel)(command)
+
+
 WORK, LOOK = "Train and prove", "Look things up"
 
-app.command("train", rich_help_panel=WORK)(train.train)
-app.command("certify", rich_help_panel=WORK)(certify.certify)
-app.command("attack", rich_help_panel=WORK)(attack.attack)
-app.command("bounds", rich_help_panel=WORK)(bounds.bounds)
-app.command("report", rich_help_panel=WORK)(report.report)
-app.command("recipes", rich_help_panel=LOOK)(recipes.recipes)
-app.command("methods", rich_help_panel=LOOK)(methods.methods)
-app.command("models", rich_help_panel=LOOK)(models.models)
+_WORKING: tuple[Callable[..., None], ...] = (
+    train.train,
+    certify.certify,
+    attack.attack,
+    bounds.bounds,
+    report.report,
+)
+_LOOKING: tuple[Callable[..., None], ...] = (recipes.recipes, methods.methods, models.models)
+for _command in _WORKING:
+    _add(_command, WORK)
+for _command in _LOOKING:
+    _add(_command, LOOK)
 app.add_typer(data.app, rich_help_panel=LOOK)
 
 

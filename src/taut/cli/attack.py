@@ -85,7 +85,7 @@ def attack(
     [bold]Examples[/bold]
       taut attack runs/demo
       taut attack runs/a --eps 8/255 --steps 100 --restarts 5 --loss margin
-      taut attack model.safetensors --data cifar10 --first 500 --eps 2/255 --method fgsm
+      taut attack model.safetensors --data cifar10 --eps 2/255 --method fgsm
     """
     from taut.api import results
     from taut.cli.source import open_source

@@ -83,19 +83,20 @@ class Graph:
             nodes.append(Node(index, step.name, operator, step.inputs, step.shape))
         return Network(tuple(nodes))
 
-    def clean(self, x: Tensor) -> tuple[Tensor, Statistics | None]:
-        """Evaluate points in the module's own mode; return logits and batch statistics.
+    def clean(self, x: Tensor) -> tuple[Tensor, Network]:
+        """Evaluate points in the module's own mode; return the logits and the step's network.
 
         In training mode batch normalisation uses the statistics of this batch and
-        updates the running ones, as PyTorch does; they are returned, with their
-        gradients, for the bounds of the same step. Dropout drops here, and here only:
-        bounds are those of the network as it is evaluated. Without a batch norm in
-        training mode the second value is ``None``.
+        updates the running ones, as PyTorch does; the network returned, for the bounds
+        of the same step, holds them too, with their gradients. Dropout drops here, and
+        here only: bounds are those of the network as it is evaluated.
         """
         templates = [step.template for step in self.steps[1:] if step.template is not None]
         if not any(_in_training(template) for template in templates):
-            return self.instance()(x), None
-        values, statistics = [x], {}
+            network = self.instance()
+            return network(x), network
+        values: list[Tensor] = [x]
+        statistics: dict[int, tuple[Tensor, Tensor]] = {}
         for index, step in enumerate(self.steps[1:], start=1):
             assert step.template is not None
             inputs = [values[i] for i in step.inputs]
@@ -108,7 +109,7 @@ class Graph:
                 assert step.template.noise is not None
                 value = step.template.noise(inputs[0])
             values.append(value)
-        return values[-1], statistics or None
+        return values[-1], self.instance(statistics)
 
     def _norm(self, index: int) -> BatchNormSource:
         template = self.steps[index].template

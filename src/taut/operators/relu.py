@@ -38,10 +38,9 @@ class _IntervalReLU(torch.autograd.Function):
         by_center, by_radius = grads
         middle, spread = ctx.saved_tensors
         high, low = by_center + by_radius, by_center - by_radius
-        end = middle + spread
-        _threshold_backward(high, end, 0, grad_input=high)
-        torch.sub(middle, spread, out=end)
-        _threshold_backward(low, end, 0, grad_input=low)
+        # Both ends are >= 0: the upper one is positive where the midpoint is.
+        _threshold_backward(high, middle, 0, grad_input=high)
+        _threshold_backward(low, middle - spread, 0, grad_input=low)
         center = low.lerp_(high, 0.5)
         return center, high.sub_(center)
 

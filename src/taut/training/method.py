@@ -62,8 +62,8 @@ class GridPoint:
 
     def loss(self, graph: Graph, x: Tensor, y: Tensor, progress: Progress) -> Losses:
         """Return the combined loss of one batch."""
-        logits, statistics = graph.clean(x)
-        batch = Batch(graph, graph.instance(statistics), x, y, logits)
+        logits, network = graph.clean(x)
+        batch = Batch(graph, network, x, y, logits)
         return self.combination.combine(Terms(batch, self.region, self.bound, progress), progress)
 
 
