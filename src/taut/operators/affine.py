@@ -295,7 +295,7 @@ def _conv2d(
         if any(size % 2 for size in total):
             raise UnsupportedOperator(
                 "conv2d with padding='same' and an even dilated kernel pads unevenly and has no "
-                "rule; pad explicitly"
+                "rule; choose an odd kernel or a padding of numbers"
             )
         pad = (total[0] // 2, total[1] // 2)
     else:

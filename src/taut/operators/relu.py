@@ -26,10 +26,11 @@ class _IntervalReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        upper = (center + radius).relu_()
-        lower = (center - radius).relu_()
-        middle = lower.lerp_(upper, 0.5)
-        spread = upper.sub_(middle)
+        # With h = relu(c + r) / 2 the new radius is min(r, h) in all three states, and
+        # the new midpoint 2 h minus that: four passes instead of six.
+        half = torch.lerp(center, radius, 0.5).relu_()
+        spread = torch.minimum(radius, half)
+        middle = torch.lerp(spread, half, 2.0, out=half)
         ctx.save_for_backward(middle, spread)
         return middle, spread
 
