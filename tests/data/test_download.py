@@ -152,7 +152,8 @@ def test_a_folder_that_cannot_be_written(tiny, server, tmp_path):
         get(tiny.dataset, tmp_path / "home", serve(server, tiny))
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(tiny, server, tmp_path):
+def test_progress_is_plain_lines_where_there_is_no_terminal(tiny, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")  # rich moves no cursor on a dumb one
     out = io.StringIO()
     get(tiny.dataset, tmp_path / "a", serve(server, tiny), Console(file=out))
     lines = out.getvalue().splitlines()
