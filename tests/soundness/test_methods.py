@@ -138,6 +138,25 @@ def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
         torch.testing.assert_close(full, ibp, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
+def test_margins_do_not_depend_on_what_is_kept(kind: str, seed: int) -> None:
+    """Keeping fewer intervals, and working in place without gradients, changes nothing."""
+    module, shape = random_module(kind, seed)
+    net = trace(module, shape).instance()
+    box = random_box(generator(seed), 3, *shape, scale=0.3)
+    ends = box.lower.clone(), box.upper.clone()
+    y = net(box.center).argmax(1)
+    kept = interval.margins(net, interval.propagate(net, box), y)
+    assert torch.equal(IBP().margins(net, box, y), kept)
+    with torch.no_grad():
+        assert torch.equal(IBP().margins(net, box, y), kept)
+        assert torch.equal(interval.margins(net, interval.propagate(net, box), y), kept)
+    assert torch.equal(box.lower, ends[0])
+    assert torch.equal(box.upper, ends[1])
+
+
 def test_adaptive_lines_can_be_below_ibp() -> None:
     """The ordering is the tight lines' own."""
     below = 0

@@ -5,14 +5,18 @@ Source: Gowal et al. 2018; Mirman et al. 2018. Cost: two forward passes.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from taut.bounds import backward
 from taut.graph.network import Network
+from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Activation
 from taut.operators.forms import Bounds, Interval
+from taut.operators.shape import Identity
 from taut.property import margin_rows, pad_true_class
 from taut.region import Box
 
@@ -63,22 +67,38 @@ def propagate(net: Network, box: Box, *, keep_all: bool = True) -> Intermediate:
 
     Gradients flow to the parameters of ``net`` (and to the box, where it asks for them).
     Without ``keep_all`` only those intervals are kept that :func:`margins` needs, so
-    that the memory is that of the widest layer.
+    that the memory is that of the widest layer; without gradients activations then
+    work in place on what a layer has just computed for them alone.
     """
     needed = set(range(len(net.nodes))) if keep_all else _frontier(net)
+    spare = set() if keep_all or torch.is_grad_enabled() else _written_for_one(net) - needed
     last = {source: node.index for node in net.nodes for source in node.inputs}
     intervals: list[Interval | None] = [Interval.between(box.lower, box.upper)]
     for node in net.nodes[1:]:
         assert node.operator is not None
         inputs = [found for i in node.inputs if (found := intervals[i]) is not None]
-        if node.index <= max(needed):
-            intervals.append(node.operator.interval(*inputs))
-        else:
+        if node.index > max(needed):
             intervals.append(None)
+        elif isinstance(node.operator, Activation) and node.inputs[0] in spare:
+            intervals.append(node.operator.interval_in_place(*inputs))
+        else:
+            intervals.append(node.operator.interval(*inputs))
         for source in node.inputs:
             if last[source] == node.index and source not in needed:
                 intervals[source] = None
     return Intermediate(net, tuple(intervals), {})
+
+
+def _written_for_one(net: Network) -> set[int]:
+    """Return the nodes whose tensors are their own, made by a layer, and have one reader."""
+    readers = Counter(source for node in net.nodes for source in node.inputs)
+    found: set[int] = set()
+    for node in net.nodes[1:]:
+        fresh = isinstance(node.operator, Conv2d | Linear)
+        handed_on = isinstance(node.operator, Identity) and node.inputs[0] in found
+        if readers[node.index] == 1 and (fresh or handed_on):
+            found.add(node.index)
+    return found
 
 
 def _frontier(net: Network) -> set[int]:

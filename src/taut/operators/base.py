@@ -75,6 +75,10 @@ class Activation(Operator):
         ends = z.bounds
         return Interval.between(self.forward(ends.lower), self.forward(ends.upper))
 
+    def interval_in_place(self, z: Interval) -> Interval:
+        """Map an interval whose tensors nobody else needs and that may be overwritten."""
+        return self.interval(z)
+
     def constant_lines(self, bounds: Bounds) -> Lines:
         """IBP's lines: slope zero at the values of the two ends."""
         flat = torch.zeros_like(bounds.lower)

@@ -66,6 +66,11 @@ class ReLU(Activation):
         center, radius = _IntervalReLU.apply(z.center, z.radius)  # type: ignore[no-untyped-call]
         return Interval(center, radius)
 
+    def interval_in_place(self, z: Interval) -> Interval:
+        half = z.center.lerp_(z.radius, 0.5).relu_()
+        spread = torch.minimum(z.radius, half, out=z.radius)
+        return Interval(torch.lerp(spread, half, 2.0, out=half), spread)
+
     def bends(self, bounds: Bounds) -> Tensor:
         return bounds.unstable
 
