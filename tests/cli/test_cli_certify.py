@@ -87,6 +87,18 @@ def test_a_second_call_decides_only_what_is_open(
     assert len(verdicts(run / NAME)) == 2
 
 
+def test_a_call_with_nothing_to_do_keeps_the_times_that_were_measured(
+    invoke: Invoke, run: Path
+) -> None:
+    assert invoke("certify", run, "--first", 5).exit_code == 0
+    written = json.loads((run / NAME / "summary.json").read_text())
+    assert "stage_seconds" in written
+    assert invoke("certify", run, "--first", 5).exit_code == 0
+    assert json.loads((run / NAME / "summary.json").read_text()) == written
+    assert invoke("certify", run, "--first", 3).exit_code == 0  # another question, other times
+    assert "stage_seconds" not in json.loads((run / NAME / "summary.json").read_text())
+
+
 def test_killed_and_called_again_gives_the_same_verdicts(invoke: Invoke, run: Path) -> None:
     words = ["certify", str(run), "--first", str(FIRST), "--batch-size", "8"]
     assert invoke(*words).exit_code == 0

@@ -152,6 +152,8 @@ def run(
             raise
         keys = ("data", "split", "model", "dtype", "weights")
         figures |= {key: described[key] for key in keys}
+        if (folder / "summary.json").is_file():
+            figures = _with_times_of(kept.read_summary(), figures)
         kept.write_summary(figures)
         return figures
 
@@ -182,6 +184,18 @@ def _decide(
     verdicts = tuple(sorted([*known.values(), *fresh], key=lambda v: v.index))
     result = Certification(verdicts, job.eps, seconds, job.cascade.stages)
     return {**_figures(job, result), **measured}
+
+
+def _with_times_of(earlier: Mapping[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """Keep the times that were measured where a call found everything decided already."""
+    times = ("seconds", "images_per_second", "stage_seconds")
+    timeless = [
+        {key: value for key, value in each.items() if key not in times}
+        for each in (earlier, figures)
+    ]
+    if "stage_seconds" in figures or timeless[0] != timeless[1]:
+        return figures
+    return {**figures, **{key: earlier[key] for key in times if key in earlier}}
 
 
 def _certify(
