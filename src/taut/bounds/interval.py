@@ -117,9 +117,9 @@ def _frontier(net: Network) -> set[int]:
 def margins(net: Network, inter: Intermediate, y: Tensor) -> Tensor:
     r"""Return elided IBP margins ``(B, K)``: lower bounds of :math:`z_y - z_j`.
 
-     The specification is merged with the affine layers after the last activations
-    , whose output boxes are then concretised: never looser than
-     :math:`\underline z_y - \overline z_j`. The true column is +inf.
+    The specification is merged with the affine layers after the last activations,
+    whose output boxes are then concretised: never looser than
+    :math:`\underline z_y - \overline z_j`. The true column is +inf.
     """
     rows = margin_rows(y, net.classes, inter.like)
     lower = backward.lower(net, net.output.index, rows, inter, lines=None)

@@ -44,15 +44,7 @@ Step = Annotated[
         show_default="2.5 / steps for pgd, 1.25 for fgsm",
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Folder for the results.",
-        show_default="RUN/attack-DATA-SPLIT-epsRADIUS-SETTINGS",
-    ),
-]
+Out = Annotated[Path | None, options.out("RUN/attack-DATA-SPLIT-epsRADIUS-SETTINGS")]
 
 
 def attack(

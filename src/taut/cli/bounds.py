@@ -44,22 +44,15 @@ Lines = Annotated[
         show_default="best",
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Folder for summary.json.",
-        show_default="RUN/bounds-DATA-SPLIT-epsRADIUS",
-    ),
-]
+First = Annotated[int | None, options.first("100")]
+Out = Annotated[Path | None, options.out("RUN/bounds-DATA-SPLIT-epsRADIUS", what="summary.json")]
 
 
 def bounds(
     source: options.Source,
     data: options.Data = None,
     split: options.Split = "test",
-    first: options.First = 100,
+    first: First = 100,
     eps: options.Eps = None,
     method: Methods = None,
     lines: Lines = None,

@@ -67,15 +67,7 @@ Timeout = Annotated[
         show_default="no limit",
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Folder for the results.",
-        show_default="RUN/certify-DATA-SPLIT-epsRADIUS",
-    ),
-]
+Out = Annotated[Path | None, options.out("RUN/certify-DATA-SPLIT-epsRADIUS")]
 
 
 def certify(

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def first(default: str) -> Any:
+    """Return the option ``--first``; ``default`` is what its help says of leaving it out."""
+    return typer.Option(
+        "--first",
+        metavar="N",
+        min=1,
+        help="Only the first N images of the split.",
+        show_default=default,
+    )
+
+
+def out(default: str, *, what: str = "the results") -> Any:
+    """Return the option ``--out`` of a command that leaves ``what`` in a folder."""
+    return typer.Option("--out", metavar="DIR", help=f"Folder for {what}.", show_default=default)
+
 
 Source = Annotated[
     Path,
@@ -28,16 +45,7 @@ Split = Annotated[
     str,
     typer.Option("--split", metavar="SPLIT", help="train, validation, train+validation or test."),
 ]
-First = Annotated[
-    int | None,
-    typer.Option(
-        "--first",
-        metavar="N",
-        min=1,
-        help="Only the first N images of the split.",
-        show_default="all",
-    ),
-]
+First = Annotated[int | None, first("all")]
 Eps = Annotated[
     str | None,
     typer.Option(

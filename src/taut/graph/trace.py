@@ -48,7 +48,7 @@ def trace(module: nn.Module, input_shape: Sequence[int]) -> Graph:
     tracer.record_stack_traces = True
     try:
         drawn = tracer.trace(module)
-    except TautError:
+    except (TautError, MemoryError):
         raise
     except Exception as error:  # fx raises a zoo of types; all mean the model cannot be traced
         raise ModelError(
@@ -98,6 +98,8 @@ def _propagate(module: nn.Module, drawn: fx.Graph, shape: tuple[int, ...]) -> di
     try:
         with torch.no_grad():
             interpreter.run(zeros)
+    except MemoryError:
+        raise
     except Exception as error:  # shapes that do not fit surface as whatever torch raises
         at = interpreter.at
         place = f" at node {at.name!r}{_line(at)}" if at is not None else ""
