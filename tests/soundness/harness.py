@@ -6,12 +6,13 @@ Everything is float64, so that a bound may miss by rounding only.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
 
 from taut.graph import Network, Node
-from taut.operators import Case, Linear, ReLU, Reshape
+from taut.operators import Case, Linear, ReLU, Reshape, Scale
 from taut.operators.registry import OPERATORS
 from taut.region import Box
 
@@ -79,7 +80,13 @@ def around_operator(found: Case, g: torch.Generator, width: int = 5) -> Network:
     for shape in found.shapes:
         size = int(torch.Size(shape).numel())
         at = add(Linear(normal(g, size, width), normal(g, size)), (0,), (size,))
-        sources.append(add(Reshape(shape), (at,), shape))
+        at = add(Reshape(shape), (at,), shape)
+        least = getattr(found.operator, "domain", (-math.inf,))[0]
+        if least > -math.inf:  # keep what goes in inside the operator's domain
+            at = add(ReLU(), (at,), shape)
+            shift = torch.full(shape, least + 0.05, dtype=torch.float64)
+            at = add(Scale(None, shift), (at,), shape)
+        sources.append(at)
     example = [torch.zeros(1, *shape, dtype=torch.float64) for shape in found.shapes]
     shape = tuple(found.operator.forward(*example).shape[1:])
     at = add(found.operator, tuple(sources), shape)

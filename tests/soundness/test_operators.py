@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from taut.operators import LINES, OPERATORS, Activation, Affine, Bounds, Interval
 from tests.soundness.harness import TOLERANCE, case, every_case, generator, normal, uniform
@@ -26,6 +29,8 @@ def test_every_operator_is_fuzzed() -> None:
 def test_interval_holds_every_point(name: str, number: int, seed: int) -> None:
     found, g = case(name, number, seed), generator(seed)
     centers = [normal(g, 3, *shape) for shape in found.shapes]
+    if isinstance(found.operator, Activation) and found.operator.domain[0] > -math.inf:
+        centers = [found.operator.domain[0] + 1.001 + c.abs() for c in centers]
     radii = [uniform(g, 3, *shape) * (uniform(g, 3, *shape) > 0.3) for shape in found.shapes]
     inputs = [Interval(c, r) for c, r in zip(centers, radii, strict=True)]
     out = found.operator.interval(*inputs).bounds
@@ -40,7 +45,7 @@ def test_interval_holds_every_point(name: str, number: int, seed: int) -> None:
         assert bool((out.upper >= value - slack).all())
 
 
-def dense(operator: Affine, shapes: tuple[tuple[int, ...], ...]) -> tuple[list, torch.Tensor]:
+def dense(operator: Affine, shapes: tuple[tuple[int, ...], ...]) -> tuple[list, Tensor]:
     """Return the matrix of each input and the constant, from evaluations alone."""
     zeros = [torch.zeros(1, *shape, dtype=torch.float64) for shape in shapes]
     constant = operator.forward(*zeros).flatten()
@@ -76,9 +81,64 @@ def test_affine_maps_equal_the_dense_matrix(name: str, number: int, seed: int) -
         torch.testing.assert_close(
             part.flatten(1), rows.flatten(1) @ matrix, rtol=1e-11, atol=1e-11
         )
+    points = [normal(g, 2, *shape) for shape in found.shapes]
+    through = sum(x.flatten(1) @ m.T for x, m in zip(points, matrices, strict=True))
+    torch.testing.assert_close(operator.linear(*points).flatten(1), through, rtol=1e-11, atol=1e-11)
     share = operator.constant(rows)
     share = torch.zeros(2, dtype=torch.float64) if share is None else share
     torch.testing.assert_close(share, rows.flatten(1) @ constant, rtol=1e-11, atol=1e-11)
+
+
+WINDOWED = [c for c in AFFINE if case(*c, 0).operator.reach is not None]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "number"), WINDOWED)
+@settings(max_examples=5, deadline=None)
+@given(seed=SEEDS)
+def test_a_window_is_pulled_back_to_the_window_it_reaches(
+    name: str, number: int, seed: int
+) -> None:
+    """Rows that are zero outside a window give the same pulled either way."""
+    found, g = case(name, number, seed), generator(seed + 2)
+    operator = found.operator
+    assert isinstance(operator, Affine)
+    reach = operator.reach
+    assert reach is not None
+    example = [torch.zeros(2, *shape, dtype=torch.float64) for shape in found.shapes]
+    out = operator.forward(*example)
+    if out.dim() != 4 or any(len(shape) != 3 for shape in found.shapes):
+        return
+    if len({shape[1:] for shape in found.shapes}) > 1 or len(set(found.shapes)) < 1:
+        return  # windows do not pass a broadcast sum
+    sizes = out.shape[2:]
+    corner = [int(torch.randint(n, (1,), generator=g)) for n in sizes]
+    extent = [min(2, n - c) for n, c in zip(sizes, corner, strict=True)]
+    window = normal(g, 2, out.shape[1], *extent)
+    rows = torch.zeros_like(out)
+    (top, left), (height, width) = corner, extent
+    rows[:, :, top : top + height, left : left + width] = window
+    for part, whole, shape in zip(
+        operator.pull(window, found.shapes),
+        operator.transpose(rows, found.shapes),
+        found.shapes,
+        strict=True,
+    ):
+        starts = [corner[i] * reach.stride[i] - reach.padding[i] for i in range(2)]
+        reached = [(extent[i] - 1) * reach.stride[i] + reach.extent[i] for i in range(2)]
+        assert list(part.shape[2:]) == reached
+        expected = torch.zeros(2, *shape, dtype=torch.float64)
+        for y in range(reached[0]):
+            for x in range(reached[1]):
+                at = starts[0] + y, starts[1] + x
+                if 0 <= at[0] < shape[1] and 0 <= at[1] < shape[2]:
+                    expected[:, :, at[0], at[1]] = part[:, :, y, x]
+        torch.testing.assert_close(whole, expected, rtol=1e-11, atol=1e-11)
+
+
+def line(slope: Tensor, shift: Tensor | None, z: Tensor, axis: int | None) -> Tensor:
+    """Evaluate a line, summed over the axis that the activation takes together."""
+    value = slope * z if axis is None else (slope * z).sum(axis + 1)
+    return value if shift is None else value + shift
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -91,18 +151,35 @@ def test_lines_enclose_the_activation(
     found, g = case(name, number, seed), generator(seed)
     operator = found.operator
     assert isinstance(operator, Activation)
-    center, radius = normal(g, 5, *found.shapes[0]) * scale, uniform(g, 5, *found.shapes[0]) * scale
-    radius = radius * (uniform(g, *radius.shape) > 0.1)  # points as well as intervals
-    bounds = Bounds(center - radius, center + radius)
+    bounds = some_bounds(operator, found.shapes[0], g, scale)
     lines = operator.lines(bounds, kind)
-    low_shift = 0.0 if lines.lower_intercept is None else lines.lower_intercept
-    up_shift = 0.0 if lines.upper_intercept is None else lines.upper_intercept
-    for t in torch.linspace(0, 1, 101, dtype=torch.float64):
+    ends = operator.image(bounds)
+    for share in torch.linspace(0, 1, 101, dtype=torch.float64):
+        t = share
+        if operator.axis is not None:
+            t = uniform(g, *bounds.lower.shape)
+            t = t.round() if share < 0.3 else t
         z = torch.lerp(bounds.lower, bounds.upper, t)
         value = operator.forward(z)
-        slack = TOLERANCE * (1 + z.abs())
-        assert bool((lines.lower_slope * z + low_shift <= value + slack).all())
-        assert bool((lines.upper_slope * z + up_shift >= value - slack).all())
+        slack = TOLERANCE * (1 + z.abs().amax() + value.abs().amax())
+        low = line(lines.lower_slope, lines.lower_intercept, z, operator.axis)
+        up = line(lines.upper_slope, lines.upper_intercept, z, operator.axis)
+        assert bool((low <= value + slack).all())
+        assert bool((up >= value - slack).all())
+        assert bool((ends.lower <= value + slack).all())
+        assert bool((ends.upper >= value - slack).all())
+
+
+def some_bounds(
+    operator: Activation, shape: tuple[int, ...], g: torch.Generator, scale: float = 1.0
+) -> Bounds:
+    """Return random bounds in the operator's domain, points as well as intervals."""
+    center, radius = normal(g, 5, *shape) * scale, uniform(g, 5, *shape) * scale
+    radius = radius * (uniform(g, *radius.shape) > 0.1)
+    least = operator.domain[0]
+    if least > -math.inf:  # keep the same widths, moved into the domain
+        center = least + 1e-3 + center.abs() + radius
+    return Bounds(center - radius, center + radius)
 
 
 @pytest.mark.parametrize(("name", "number"), BENT)
@@ -112,14 +189,26 @@ def test_tight_lines_dominate_constant_ones(name: str, number: int, seed: int) -
     found, g = case(name, number, seed), generator(seed)
     operator = found.operator
     assert isinstance(operator, Activation)
-    center, radius = normal(g, 5, *found.shapes[0]), uniform(g, 5, *found.shapes[0])
-    bounds = Bounds(center - radius, center + radius)
-    tight = operator.lines(bounds, "tight")
-    low = 0.0 if tight.lower_intercept is None else tight.lower_intercept
-    up = 0.0 if tight.upper_intercept is None else tight.upper_intercept
-    for z in (bounds.lower, bounds.upper):  # lines: the ends decide
-        assert bool((tight.lower_slope * z + low >= operator.forward(bounds.lower) - 1e-12).all())
-        assert bool((tight.upper_slope * z + up <= operator.forward(bounds.upper) + 1e-12).all())
+    bounds = some_bounds(operator, found.shapes[0], g)
+    tight, ends = operator.lines(bounds, "tight"), operator.image(bounds)
+    low_end = torch.where(tight.lower_slope > 0, bounds.lower, bounds.upper)
+    high_end = torch.where(tight.upper_slope > 0, bounds.upper, bounds.lower)
+    low = line(tight.lower_slope, tight.lower_intercept, low_end, operator.axis)
+    up = line(tight.upper_slope, tight.upper_intercept, high_end, operator.axis)
+    slack = TOLERANCE * (1 + ends.upper.abs() + ends.lower.abs())
+    assert bool((low >= ends.lower - slack).all())
+    assert bool((up <= ends.upper + slack).all())
+
+
+@pytest.mark.parametrize(("name", "number"), BENT)
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
+def test_same_slope_lines_are_parallel(name: str, number: int, seed: int) -> None:
+    found, g = case(name, number, seed), generator(seed)
+    operator = found.operator
+    assert isinstance(operator, Activation)
+    lines = operator.lines(some_bounds(operator, found.shapes[0], g), "same-slope")
+    assert torch.equal(lines.lower_slope, lines.upper_slope)
 
 
 @pytest.mark.parametrize(("name", "number"), BENT)
@@ -127,17 +216,16 @@ def test_lines_are_exact_where_nothing_bends(name: str, number: int) -> None:
     found, g = case(name, number, 3), generator(3)
     operator = found.operator
     assert isinstance(operator, Activation)
-    center, radius = 2 * normal(g, 9, *found.shapes[0]), uniform(g, 9, *found.shapes[0])
-    bounds = Bounds(center - radius, center + radius)
+    bounds = some_bounds(operator, found.shapes[0], g, 2.0)
     straight = ~operator.bends(bounds)
     assert bool(straight.any())
-    for kind in ("tight", "adaptive"):
+    if operator.axis is not None:  # exact where none of the elements taken together bends
+        straight = straight.all(operator.axis + 1)
+    for kind in set(LINES) - {"constant"}:
         lines = operator.lines(bounds, kind)
         for z in (bounds.lower, bounds.upper):
             value = operator.forward(z)
-            for slope, shift in (
-                (lines.lower_slope, lines.lower_intercept),
-                (lines.upper_slope, lines.upper_intercept),
-            ):
-                line = slope * z + (0.0 if shift is None else shift)
-                torch.testing.assert_close(line[straight], value[straight])
+            low = line(lines.lower_slope, lines.lower_intercept, z, operator.axis)
+            up = line(lines.upper_slope, lines.upper_intercept, z, operator.axis)
+            torch.testing.assert_close(low[straight], value[straight])
+            torch.testing.assert_close(up[straight], value[straight])

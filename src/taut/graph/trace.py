@@ -14,7 +14,15 @@ from torch import Tensor, fx, nn
 from taut.errors import ModelError, TautError, UnsupportedOperator
 from taut.graph.graph import Graph, Step
 from taut.operators.affine import Linear
-from taut.operators.registry import BUILDERS, Live, Template, Value, describe, supported
+from taut.operators.registry import (
+    BUILDERS,
+    Inner,
+    Live,
+    Template,
+    Value,
+    describe,
+    supported,
+)
 from taut.operators.shape import Reshape
 
 _BATCH = 3  # an unusual number, so that a node that loses the batch axis is noticed
@@ -129,6 +137,7 @@ class _Builder:
         self.values = values
         self.steps: list[Step] = []
         self.dynamic: dict[fx.Node, Value] = {}
+        self.parts: dict[fx.Node, tuple[Value, ...]] = {}
 
     def build(self) -> Graph:
         output: Any = None
@@ -137,7 +146,9 @@ class _Builder:
                 self._placeholder(node)
             elif node.op == "output":
                 output = node.args[0]
-            elif isinstance(self.values.get(node), Tensor) and self._depends(node):
+            elif self._is_part(node):
+                self.dynamic[node] = self.parts[node.args[0]][node.args[1]]
+            elif self._is_tensor(self.values.get(node)) and self._depends(node):
                 self._add(node)
             elif self._depends(node) and not _is_size(self.values.get(node)):
                 raise self._unsupported(node)
@@ -165,11 +176,29 @@ class _Builder:
 
     def _depends(self, node: fx.Node) -> bool:
         """Whether a tensor that depends on the input flows into the node."""
-        return any(parent in self.dynamic for parent in node.all_input_nodes)
+        return any(p in self.dynamic or p in self.parts for p in node.all_input_nodes)
+
+    def _is_part(self, node: fx.Node) -> bool:
+        """Whether a node takes one tensor of a call that returned several."""
+        return (
+            node.target is operator.getitem
+            and node.args[0] in self.parts
+            and isinstance(node.args[1], int)
+        )
+
+    @staticmethod
+    def _is_tensor(value: Any) -> bool:
+        """Whether a value is a tensor, or several."""
+        several = isinstance(value, (list, tuple)) and len(value) > 0
+        return isinstance(value, Tensor) or (
+            several and all(isinstance(part, Tensor) for part in value)
+        )
 
     def _add(self, node: fx.Node) -> None:
-        value: Tensor = self.values[node]
-        if value.dim() < 2 or value.shape[0] != _BATCH:
+        """Append the steps of a node."""
+        several = not isinstance(self.values[node], Tensor)
+        values: Sequence[Tensor] = self.values[node] if several else [self.values[node]]
+        if any(value.dim() < 2 or value.shape[0] != _BATCH for value in values):
             raise UnsupportedOperator(
                 f"node {node.name!r}{_line(node)} does not keep the batch as its first axis; "
                 f"use reshape or flatten from axis 1 on"
@@ -182,19 +211,32 @@ class _Builder:
         if build is None:
             raise self._unsupported(node)
         self._refuse_aliasing(node, module)
-        shape = tuple(value.shape[1:])
+        shapes = tuple(tuple(value.shape[1:]) for value in values)
         args = [self._argument(node, a) for a in node.args]
         kwargs = {k: self._argument(node, a) for k, a in node.kwargs.items()}
         try:
-            template: Template = build(shape, module, *args, **kwargs)
+            built = build(shapes if several else shapes[0], module, *args, **kwargs)
         except UnsupportedOperator as error:
             raise self._unsupported(node, str(error)) from None
         except (TypeError, AttributeError) as error:
             raise self._unsupported(node, f"in this form: {_first_line(error)}") from error
         name = str(node.target) if node.op == "call_module" else node.name
-        inputs = tuple(x.index for x in template.inputs)
-        self.dynamic[node] = Value(len(self.steps), shape)
-        self.steps.append(Step(name, template, inputs, shape))
+        if isinstance(built, tuple):
+            pairs = zip(built, shapes, strict=True)
+            self.parts[node] = tuple(self._step(name, each, shape) for each, shape in pairs)
+        else:
+            self.dynamic[node] = self._step(name, built, shapes[0])
+
+    def _step(self, name: str, template: Template, shape: tuple[int, ...]) -> Value:
+        """Append a template's step, after the steps of what stands in front of it."""
+        inputs = tuple(
+            self._step(f"{name}.{place}", found.template, found.shape)
+            if isinstance(found, Inner)
+            else found
+            for place, found in enumerate(template.inputs)
+        )
+        self.steps.append(Step(name, template, tuple(x.index for x in inputs), shape))
+        return Value(len(self.steps) - 1, shape)
 
     def _refuse_aliasing(self, node: fx.Node, module: nn.Module | None) -> None:
         """Refuse an in-place operation on memory that a later node reads under its old name."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.errors import UnsupportedOperator
-from taut.operators.base import Affine, Shape
+from taut.operators.base import POINTWISE, Affine, Reach, Shape
 from taut.operators.registry import (
     Case,
     Entry,
@@ -101,6 +101,9 @@ class Linear(Affine):
     def forward(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight, self.bias)
 
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return F.linear(inputs[0], self.weight)
+
     @cached_property
     def _magnitudes(self) -> Tensor:
         return self.weight.abs()
@@ -143,6 +146,9 @@ class Conv2d(Affine):
     def forward(self, *inputs: Tensor) -> Tensor:
         return self._convolve(inputs[0], self.weight, self.bias)
 
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], self.weight, None)
+
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, weight = _channels_last(x), _channels_last(weight)
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -164,6 +170,17 @@ class Conv2d(Affine):
             F.conv_transpose2d(
                 rows, weight, None, self.stride, self.padding, missing, self.groups, self.dilation
             ),
+        )
+
+    @property
+    def reach(self) -> Reach:
+        extent = [self.dilation[i] * (self.weight.shape[2 + i] - 1) + 1 for i in range(2)]
+        return Reach(self.stride, self.padding, (extent[0], extent[1]))
+
+    def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        rows, weight = _channels_last(rows), _channels_last(self.weight)
+        return (
+            F.conv_transpose2d(rows, weight, None, self.stride, 0, 0, self.groups, self.dilation),
         )
 
     @property
@@ -210,14 +227,30 @@ class Scale(Affine):
             return x * self.scale
         return torch.addcmul(self.shift, x, self.scale)
 
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] if self.scale is None else inputs[0] * self.scale
+
     def magnitude(self, *radii: Tensor) -> Tensor:
         return radii[0] if self.scale is None else radii[0] * self.scale.abs()
+
+    @property
+    def reach(self) -> Reach | None:
+        uniform = all(_per_channel(t) for t in (self.scale, self.shift))
+        return POINTWISE if uniform else None
+
+    def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        return self.transpose(rows, shapes)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return (rows if self.scale is None else rows * self.scale,)
 
     def constant(self, rows: Tensor) -> Tensor | None:
         return None if self.shift is None else (rows * self.shift).flatten(1).sum(1)
+
+
+def _per_channel(value: Tensor | None) -> bool:
+    """Whether a constant is the same at every pixel of an image."""
+    return value is None or value.dim() == 0 or tuple(value.shape[-2:]) == (1, 1)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ or methods; every bounding method is written over the few maps declared here.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -17,6 +19,22 @@ from taut.operators.forms import Bounds, Interval, Lines
 
 Shape = tuple[int, ...]
 """The shape of a node without its batch axis."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The input pixels that an output pixel of a convolution-like operator depends on.
+
+    Along each axis output ``i`` reads ``extent`` inputs from ``i * stride - padding`` on.
+    """
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    extent: tuple[int, int]
+
+
+POINTWISE = Reach((1, 1), (0, 0), (1, 1))
+"""Each output pixel reads the input pixel at its own place."""
 
 
 class Operator(ABC):
@@ -52,6 +70,27 @@ class Affine(Operator):
         """Return the bias's share of each row, ``a b`` of shape ``(N,)``; None without bias."""
         return None
 
+    def linear(self, *inputs: Tensor) -> Tensor:
+        r"""Map points without the bias, :math:`\sum_i W_i x_i`."""
+        return self.forward(*inputs)
+
+    @property
+    def reach(self) -> Reach | None:
+        """How a window of output pixels reaches back into the inputs; None where none does.
+
+        With it the operator has :meth:`pull`, and rows of single pixels are pulled back
+        without their zeros.
+        """
+        return None
+
+    def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        """Pull windows ``(N, C, h, w)`` of rows back to the windows they reach.
+
+        A window that begins at output row i and has h rows reaches input rows from
+        ``i * stride - padding`` on, ``(h - 1) * stride + extent`` of them.
+        """
+        raise NotImplementedError
+
     def interval(self, *inputs: Interval) -> Interval:
         """Map the midpoints as points and the radii with the absolute values."""
         center = self.forward(*(i.center for i in inputs))
@@ -59,7 +98,17 @@ class Affine(Operator):
 
 
 class Activation(Operator):
-    """An element-wise non-decreasing function, bounded by lines where it bends."""
+    """A function that is not affine, bounded by lines where it bends.
+
+    It works element by element, non-decreasing unless :meth:`image` says otherwise; or, with
+    ``axis`` set, it takes the elements along one axis together and removes that axis.
+    """
+
+    axis: int | None = None
+    """The axis taken together, counted without the batch axis; None works by elements."""
+
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    """Where the function is defined; the lower end itself is not (log, sqrt)."""
 
     @abstractmethod
     def lines(self, bounds: Bounds, kind: str) -> Lines:
@@ -69,17 +118,21 @@ class Activation(Operator):
     def bends(self, bounds: Bounds) -> Tensor:
         """Tell where no line is exact on ``bounds``, so better bounds would help; boolean."""
 
+    def image(self, bounds: Bounds) -> Bounds:
+        """Return the exact range over ``bounds``: here that of a non-decreasing function."""
+        return Bounds(self.forward(bounds.lower), self.forward(bounds.upper))
+
     def interval(self, *inputs: Interval) -> Interval:
-        """Map the ends, which is exact for a non-decreasing function."""
+        """Map an interval to the exact range over it."""
         (z,) = inputs
-        ends = z.bounds
-        return Interval.between(self.forward(ends.lower), self.forward(ends.upper))
+        ends = self.image(z.bounds)
+        return Interval.between(ends.lower, ends.upper)
 
     def interval_in_place(self, z: Interval) -> Interval:
         """Map an interval whose tensors nobody else needs and that may be overwritten."""
         return self.interval(z)
 
     def constant_lines(self, bounds: Bounds) -> Lines:
-        """IBP's lines: slope zero at the values of the two ends."""
-        flat = torch.zeros_like(bounds.lower)
-        return Lines(flat, self.forward(bounds.lower), flat, self.forward(bounds.upper))
+        """IBP's lines: slope zero at the ends of the range."""
+        flat, ends = torch.zeros_like(bounds.lower), self.image(bounds)
+        return Lines(flat, ends.lower, flat, ends.upper)

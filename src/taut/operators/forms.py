@@ -62,6 +62,8 @@ class Lines:
     .. math:: s_L z + t_L \le \sigma(z) \le s_U z + t_U \quad\text{for } z \in [l, u]
 
     Each field has the shape of ``z``; an intercept that is zero everywhere is ``None``.
+    Where the activation takes one axis of ``z`` together (a maximum over it), the lines are
+    :math:`\sum_i s_i z_i + t` along that axis and the intercepts lack it.
     """
 
     lower_slope: Tensor
@@ -79,9 +81,21 @@ class Lines:
         )
 
 
-LINES = ("constant", "tight", "adaptive")
-"""Names of the line families every activation offers (methods: LBP/ParamRamp, section 3).
+LINES = ("constant", "tight", "adaptive", "zero", "one", "same-slope")
+"""Names of the line families every activation offers.
 
-``constant`` are IBP's horizontal lines; ``tight`` dominate them everywhere, so a
-bound with them is never below IBP's; ``adaptive`` minimise the area between the lines.
+``constant``
+    IBP's horizontal lines at the extreme values.
+``tight``
+    Lines that dominate the constant ones everywhere, so that a bound with them is never
+    below IBP's (Lyu et al. 2021).
+``adaptive``
+    The smaller area between the lines (CROWN, DeepPoly).
+``zero``, ``one``
+    The two ends of the free slopes: with ``zero`` a bend is passed with the smallest slope
+    of a sound line, with ``one`` with the largest useful one. Every mix of the two is sound,
+    line by line; optimised bounds choose the mix. For ReLU these are 0 and z below the chord.
+``same-slope``
+    Two parallel lines, the least distance apart that the slope of the chord allows (Fast-Lin,
+    Wong and Kolter; the zonotope's transformer).
 """

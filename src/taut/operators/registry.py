@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,22 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """An operator in front of another: one call of a model may stand for several steps.
+
+    A maximum of two tensors, for example, is a stack and a maximum over an axis.
+    """
+
+    template: Template
+    shape: Shape
+    """Shape of its result, without batch."""
+
+
+@dataclass(frozen=True)
 class Template:
     """How to make an operator from the parameters of this moment, and what it reads."""
 
-    inputs: tuple[Value, ...]
+    inputs: tuple[Value | Inner, ...]
     make: Callable[[], Operator]
     norm: BatchNormSource | None = None
     noise: nn.Module | None = None
@@ -64,8 +76,11 @@ class Case:
     shapes: tuple[Shape, ...]
 
 
-Build = Callable[..., Template]
-"""Called with the output shape, the module (or None) and the call's own arguments."""
+Build = Callable[..., Template | tuple[Template, ...]]
+"""Called with the output shape, the module (or None) and the call's own arguments.
+
+A call that returns several tensors (a split) gets a tuple of shapes and returns as many templates.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,10 @@ def register(entry: Entry) -> None:
     OPERATORS[entry.name] = entry
 
 
-def builds(*targets: object) -> Callable[[Build], Build]:
+Builder = TypeVar("Builder", bound=Build)
+
+
+def builds(*targets: object) -> Callable[[Builder], Builder]:
     """Declare that a function builds templates for these modules, functions or method names.
 
     It is called as ``build(shape, module, *args, **kwargs)`` with the arguments of
@@ -98,7 +116,7 @@ def builds(*targets: object) -> Callable[[Build], Build]:
     parameters and expressions of them as :data:`Live`, all else as it is.
     """
 
-    def add(build: Build) -> Build:
+    def add(build: Builder) -> Builder:
         for target in targets:
             if target in BUILDERS:
                 raise ValueError(f"{describe(target)} is registered twice")

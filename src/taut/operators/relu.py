@@ -51,7 +51,7 @@ class ReLU(Activation):
     r"""``max(z, 0)``.
 
     Lines on an unstable interval ``l < 0 < u``: the upper one is the chord
-    :math:`\frac{u}{u-l}(z-l)`; the lower one is ``0`` (tight), or ``z`` when
+    :math:`\frac{u}{u-l}(z-l)`; the lower one is ``0`` (tight, zero), ``z`` (one), or ``z`` when
     ``u > -l`` and ``0`` otherwise (adaptive, the smaller area).
     Source: Zhang et al. 2018 (CROWN); Lyu et al. 2021, section 4.
     """
@@ -82,10 +82,14 @@ class ReLU(Activation):
         high, low = bounds.upper.clamp(min=0), bounds.lower.clamp(max=0)
         tiny = torch.finfo(high.dtype).tiny
         slope = high / (high - low).clamp(min=tiny)
-        if kind == "tight":
+        if kind == "same-slope":
+            return Lines(slope, None, slope, -low * slope)
+        if kind in ("tight", "zero"):
             lower = (low.detach() == 0) & (high.detach() > 0)
         elif kind == "adaptive":
             lower = (high + low).detach() > 0
+        elif kind == "one":
+            lower = high.detach() > 0
         else:
             raise ValueError(f"unknown lines {kind!r}")
         return Lines(lower.to(slope.dtype), None, slope, -low * slope)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from taut.errors import UnsupportedOperator
 from taut.operators.affine import reader, scale_template
-from taut.operators.base import Affine, Shape
+from taut.operators.base import POINTWISE, Affine, Reach, Shape
 from taut.operators.forms import Interval
 from taut.operators.registry import Case, Entry, Live, Template, Value, builds, register
 
@@ -83,6 +83,13 @@ class Identity(Affine):
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return (rows,)
 
+    @property
+    def reach(self) -> Reach:
+        return POINTWISE
+
+    def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        return (rows,)
+
 
 @dataclass(frozen=True)
 class Add(Affine):
@@ -102,6 +109,15 @@ class Add(Affine):
             _collapse(rows, shapes[0]),
             _collapse(rows if self.sign == 1.0 else rows * self.sign, shapes[1]),
         )
+
+    @property
+    def reach(self) -> Reach:
+        return POINTWISE
+
+    def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        if shapes[0] != shapes[1]:
+            raise ValueError("a window does not pass a broadcast sum")
+        return rows, rows if self.sign == 1.0 else rows * self.sign
 
 
 def _collapse(rows: Tensor, shape: Shape) -> Tensor:
