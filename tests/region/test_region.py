@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taut.errors import DataError, RegionError
@@ -14,6 +14,7 @@ from taut.property import check_labels, margin_rows, pad_true_class, true_margin
 from taut.region import Box
 
 
+@settings(deadline=None)
 @given(eps=st.floats(0, 2), seed=st.integers(0, 1000))
 def test_ball_is_the_clipped_one(eps: float, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -64,6 +65,7 @@ def test_malformed_boxes_are_refused() -> None:
         Box(torch.zeros(2, 3), torch.full((2, 3), math.nan)).check()
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000), classes=st.integers(2, 7))
 def test_margin_rows_and_padding_agree_with_the_logits(seed: int, classes: int) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -4,36 +4,60 @@ A row :math:`a` at a node stands for the linear form :math:`a z`. Going back thr
 an affine node replaces it by :math:`a W` (plus a constant); through an activation
 it takes the lower line where the coefficient is positive and the upper one where it
 is negative. What is left at the input, or at a node the walk stops at, is minimised
-over its box. Source: Zhang et al. 2018 (CROWN).
+over its set. Source: Zhang et al. 2018 (CROWN).
+
+Rows that begin at single neurons of images are carried as windows of the pixels they
+can reach, for as long as the operators on the way know how (``Affine.reach``).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from taut.bounds.form import Form, pick
+from taut.bounds.relax import dot, relax
 from taut.graph.network import Network, Node
 from taut.operators.base import Activation, Affine
-from taut.operators.cache import pieces
 from taut.operators.forms import Interval, Lines
 from taut.property import margin_rows, pad_true_class
 
 if TYPE_CHECKING:
     from taut.bounds.interval import Intermediate
 
-_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+Relaxation = Callable[[Node, Form, Tensor | None], Lines]
+"""Chooses lines for an activation: called with its node, the form that meets it, and which
+image each group of rows belongs to; lines ``(N, ...)`` of the form's own window."""
+
+Landing = Callable[[Node, Form], tuple[Form | None, Tensor | None]]
+"""What becomes of a form at a node where the walk stops: a form over the input, a constant."""
+
+
+class Meter:
+    """Takes note of how many numbers a walk holds: ``peak`` at once, ``total`` made in all."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self.total = 0
+
+    def see(self, pending: dict[int, Form], *working: Tensor) -> None:
+        """Note a step's working tensors beside the forms that wait."""
+        now = sum(tensor.numel() for tensor in working)
+        self.total += now
+        self.peak = max(self.peak, now + sum(form.rows.numel() for form in pending.values()))
 
 
 def lower(
     net: Network,
     start: int,
-    rows: Tensor,
+    rows: Tensor | Form,
     inter: Intermediate,
     *,
-    lines: str | None,
+    lines: str | Relaxation | None,
     samples: Tensor | None = None,
+    meter: Meter | None = None,
 ) -> Tensor:
     r"""Return lower bounds of ``rows`` applied to node ``start``, shape ``(N, R)``.
 
@@ -48,197 +72,203 @@ def lower(
     inter
         Bounds of the nodes before; those of the activations' inputs give the lines.
     lines
-        Line family; ``None`` stops at the first activations and concretises on their
-        output intervals, which is elided IBP.
+        Line family, or a choice of lines of one's own; ``None`` stops at the first
+        activations and concretises on their output intervals, which is elided IBP.
     samples
         Which image each of the N groups of rows belongs to; ``None`` means one group
         an image, in order.
+    meter
+        Is told how much the walk held.
 
     """
-    pending: dict[int, Tensor] = {start: rows}
-    total: Tensor | None = None
-    for node in reversed(net.nodes[: start + 1]):
-        form = pending.pop(node.index, None)
-        if form is None:
-            continue
-        operator = node.operator
-        if operator is None or (lines is None and isinstance(operator, Activation)):
-            box = inter.interval(node.index)
-            total = _plus(total, concretise(form, _pick_interval(box, samples)))
-        elif isinstance(operator, Activation):
-            assert lines is not None
-            source = node.inputs[0]
-            chosen = operator.lines(inter.at(source), lines)
-            form, constant = relax(form, chosen if samples is None else chosen[samples])
-            total = _plus(total, constant)
-            pending[source] = _plus(pending.get(source), form)
-        else:
-            assert isinstance(operator, Affine)
-            total = _through_affine(net, node, operator, form, pending, total)
+    form = rows if isinstance(rows, Form) else Form(rows)
+    stops: frozenset[int] = frozenset()
+    if lines is None:
+        stops = frozenset(n.index for n in net.nodes if isinstance(n.operator, Activation))
+    over_input, total = substitute(
+        net,
+        start,
+        form,
+        relaxation=family(inter, lines) if lines is None or isinstance(lines, str) else lines,
+        samples=samples,
+        stops=stops,
+        landing=_on_intervals(inter, samples),
+        meter=meter,
+    )
+    if over_input is not None:
+        total = _plus(total, minimum(over_input, inter, samples))
     assert total is not None
     return total
+
+
+def family(inter: Intermediate, kind: str | None) -> Relaxation:
+    """Return the lines of one family on the best known bounds, each computed once."""
+    made: dict[int, Lines] = {}
+
+    def choose(node: Node, form: Form, samples: Tensor | None) -> Lines:
+        assert isinstance(node.operator, Activation)
+        assert kind is not None
+        if node.index not in made:
+            made[node.index] = node.operator.lines(inter.at(node.inputs[0]), kind)
+        return pick_lines(made[node.index], form, samples)
+
+    return choose
+
+
+def pick_lines(lines: Lines, form: Form, samples: Tensor | None) -> Lines:
+    """Return each group's part of the lines of a whole batch."""
+    if samples is None and form.window is None:
+        return lines
+    size = form.size if form.window is not None else (0, 0)
+
+    def part(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else pick(tensor, samples, form.window, size)
+
+    low, up = part(lines.lower_slope), part(lines.upper_slope)
+    assert low is not None
+    assert up is not None
+    return Lines(low, part(lines.lower_intercept), up, part(lines.upper_intercept))
+
+
+def minimum(form: Form, inter: Intermediate, samples: Tensor | None) -> Tensor:
+    """Return the exact minimum of a form over the region, shape ``(N, R)``."""
+    region = inter.region
+    if form.window is None:
+        if samples is not None:
+            region = region[samples]
+        return region.minimum(form.rows)
+    return region.each(lambda t: pick(t, samples, form.window, form.size)).minimum(form.rows)
+
+
+def _on_intervals(inter: Intermediate, samples: Tensor | None) -> Landing:
+    """Concretise on a node's interval."""
+
+    def land(node: Node, form: Form) -> tuple[Form | None, Tensor | None]:
+        box = inter.interval(node.index)
+        if samples is not None:
+            box = Interval(box.center[samples], box.radius[samples])
+        return None, concretise(form.dense(node.shape).rows, box)
+
+    return land
+
+
+def substitute(
+    net: Network,
+    start: int,
+    form: Form,
+    *,
+    relaxation: Relaxation,
+    samples: Tensor | None,
+    stops: frozenset[int],
+    landing: Landing,
+    meter: Meter | None = None,
+) -> tuple[Form | None, Tensor | None]:
+    """Pull a form back to the input; return it there with the constant ``(N, R)``.
+
+    At the nodes of ``stops`` (the start is none) ``landing`` takes over.
+    """
+    pending = {start: form}
+    total: Tensor | None = None
+    over_input: Form | None = None
+    for node in reversed(net.nodes[: start + 1]):
+        here = pending.pop(node.index, None)
+        if here is None:
+            continue
+        operator, constant = node.operator, None
+        if operator is None:
+            over_input = _join(over_input, here, node)
+        elif node.index in stops and node.index != start:
+            landed, constant = landing(node, here)
+            if landed is not None:
+                over_input = _join(over_input, landed, net.nodes[0])
+        elif isinstance(operator, Activation):
+            if operator.axis is not None:
+                here = here.dense(node.shape)
+            lines = relaxation(node, here, samples)
+            rows, constant = relax(here.rows, lines, operator.axis)
+            if meter is not None:
+                meter.see(pending, here.rows, rows, lines.lower_slope, rows)
+            _put(pending, net.nodes[node.inputs[0]], Form(rows, here.window))
+        else:
+            assert isinstance(operator, Affine)
+            constant = _through_affine(net, node, operator, here, pending, meter)
+        if constant is not None:
+            total = _plus(total, constant)
+    return over_input, total
 
 
 def _through_affine(
     net: Network,
     node: Node,
     operator: Affine,
-    form: Tensor,
-    pending: dict[int, Tensor],
-    total: Tensor | None,
+    form: Form,
+    pending: dict[int, Form],
+    meter: Meter | None,
 ) -> Tensor | None:
-    """Pull a form through an affine node into ``pending``; return the constant so far."""
-    groups, count = form.shape[:2]
-    flat = form.flatten(0, 1)
+    """Pull a form through an affine node into ``pending``; return the constant."""
+    sources = [net.nodes[i] for i in node.inputs]
+    shapes = [source.shape for source in sources]
+    reach = operator.reach if form.window is not None else None
+    if form.window is not None:
+        even = all(len(s) == 3 and s[1:] == shapes[0][1:] for s in shapes)
+        if reach is None or not even or not _same_channels(operator, shapes):
+            form, reach = form.dense(node.shape), None
+        else:
+            form = form.inside(node.shape)
+    groups, count = form.rows.shape[:2]
+    flat = form.rows.flatten(0, 1)
     constant = operator.constant(flat)
-    if constant is not None:
-        total = _plus(total, constant.view(groups, count))
-    shapes = [net.nodes[i].shape for i in node.inputs]
-    for source, pulled in zip(node.inputs, operator.transpose(flat, shapes), strict=True):
-        pending[source] = _plus(pending.get(source), pulled.unflatten(0, (groups, count)))
-    return total
+    if reach is None:
+        pulled = operator.transpose(flat, shapes)
+        window = None
+    else:
+        assert form.window is not None
+        pulled = operator.pull(flat, shapes)
+        window = form.window.reached(reach)
+    if meter is not None:
+        meter.see(pending, flat, *pulled, *pulled)
+    for source, rows in zip(sources, pulled, strict=True):
+        _put(pending, source, Form(rows.unflatten(0, (groups, count)), window))
+    return None if constant is None else constant.view(groups, count)
+
+
+def _same_channels(operator: Affine, shapes: list[tuple[int, ...]]) -> bool:
+    """Whether windows pass an operator of several inputs: none of them is broadcast."""
+    return len(shapes) == 1 or operator.name != "add" or len(set(shapes)) == 1
+
+
+def _put(pending: dict[int, Form], node: Node, form: Form) -> None:
+    """Add a form to what waits at a node, as a window only where that is smaller."""
+    if form.window is not None and not form.worthwhile(node.shape):
+        form = form.dense(node.shape)
+    pending[node.index] = _join(pending.get(node.index), form, node)
+
+
+def _join(known: Form | None, form: Form, node: Node) -> Form:
+    if known is None:
+        return form
+    if known.joins(form):
+        joined = known + form
+        return (
+            joined
+            if joined.window is None or joined.worthwhile(node.shape)
+            else joined.dense(node.shape)
+        )
+    return known.dense(node.shape) + form.dense(node.shape)
 
 
 def _plus(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
 
 
-def _pick_interval(box: Interval, samples: Tensor | None) -> Interval:
-    return box if samples is None else Interval(box.center[samples], box.radius[samples])
-
-
 def concretise(form: Tensor, box: Interval) -> Tensor:
     r"""Return the exact minimum of each row over a box, ``a c - |a| r``, shape ``(N, R)``."""
-    return _dot(form, box.center) - _dot(form.abs(), box.radius)
+    return dot(form, box.center) - dot(form.abs(), box.radius)
 
 
-def _dot(form: Tensor, vector: Tensor) -> Tensor:
-    """Return ``form . vector`` per row: ``(N, R, *shape)`` and ``(N, *shape)`` to ``(N, R)``."""
-    if form.dim() == 5:  # coefficients of images lie channels-last; walk them in that order
-        form, vector = form.permute(0, 1, 3, 4, 2), vector.permute(0, 2, 3, 1)
-    return torch.bmm(form.flatten(2), vector.flatten(1).unsqueeze(2)).squeeze(2)
-
-
-def relax(form: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
-    r"""Pull a form through an activation enclosed by ``lines``.
-
-    .. math:: a' = a^+ s_L + a^- s_U, \qquad c = a^+ t_L + a^- t_U
-
-    Shapes: form ``(N, R, *shape)``; result the same, and ``(N, R)``.
-    """
-    pulled, constant = _Relax.apply(  # type: ignore[no-untyped-call]
-        form, lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept
-    )
-    return pulled, constant
-
-
-class _Relax(torch.autograd.Function):
-    """The element-wise core of backward substitution, ``(N, R, *shape)`` rows at a time.
-
-    With ``m = min(a, 0)`` the map is ``a s_L + m (s_U - s_L)``, without masks. On the
-    CPU it walks the batch in pieces that stay in cache through all passes.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        form: Tensor,
-        low_slope: Tensor,
-        low_shift: Tensor | None,
-        up_slope: Tensor,
-        up_shift: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        step = up_slope - low_slope
-        pulled = torch.empty_like(form)
-        constant = form.new_zeros(form.shape[:2])
-        for part in pieces(form):
-            a = form[part]
-            out = torch.clamp(a, max=0, out=pulled[part])
-            if up_shift is not None:
-                constant[part] += _dot(out, up_shift[part])
-            if low_shift is not None:
-                constant[part] += _dot(a - out, low_shift[part])
-            out.mul_(step[part].unsqueeze(1)).addcmul_(a, low_slope[part].unsqueeze(1))
-        ctx.save_for_backward(form, low_slope, step, low_shift, up_shift)
-        return pulled, constant
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        form, low_slope, step, low_shift, up_shift = ctx.saved_tensors
-        by_form, by_constant = grads
-        needs = ctx.needs_input_grad
-        results = [
-            torch.empty_like(like) if need and like is not None else None
-            for need, like in zip(
-                needs, (form, low_slope, low_shift, low_slope, up_shift), strict=True
-            )
-        ]
-        for part in pieces(form):
-            _relax_backward(
-                form[part],
-                by_form[part],
-                by_constant[part],
-                _Slopes(low_slope[part], step[part], _part(low_shift, part), _part(up_shift, part)),
-                [_part(t, part) for t in results],
-            )
-        return tuple(results)
-
-
-class _Slopes(NamedTuple):
-    """The lines of one piece of the batch, with a row axis to broadcast over."""
-
-    low: Tensor
-    step: Tensor
-    low_shift: Tensor | None
-    up_shift: Tensor | None
-
-
-def _relax_backward(
-    form: Tensor,
-    by_form: Tensor,
-    by_constant: Tensor,
-    lines: _Slopes,
-    results: list[Tensor | None],
-) -> None:
-    """Write the gradients of one piece into ``results`` (form, sL, tL, sU, tU)."""
-    minus = form.neg().relu_()
-    outer = by_constant.view(*by_constant.shape, *[1] * (form.dim() - 2))
-    to_form, to_low, to_low_shift, to_up, to_up_shift = results
-    if to_form is not None:
-        # The gradient is s_L for positive and s_U for negative coefficients: the
-        # difference counts only where the coefficient was negative.
-        torch.mul(by_form, lines.step.unsqueeze(1), out=to_form)
-        if lines.up_shift is not None:
-            to_form.addcmul_(outer, lines.up_shift.unsqueeze(1))
-        if lines.low_shift is not None:
-            to_form.addcmul_(outer, lines.low_shift.unsqueeze(1), value=-1)
-        _threshold_backward(to_form, minus, 0, grad_input=to_form)
-        to_form.addcmul_(by_form, lines.low.unsqueeze(1))
-        if lines.low_shift is not None:
-            to_form.addcmul_(outer, lines.low_shift.unsqueeze(1))
-    if to_low is not None:
-        _over_rows(by_form, form + minus, to_low)
-    if to_low_shift is not None:
-        _over_rows(outer, form + minus, to_low_shift)
-    if to_up is not None:
-        _over_rows(by_form, minus, to_up).neg_()
-    if to_up_shift is not None:
-        _over_rows(outer, minus, to_up_shift).neg_()
-
-
-def _over_rows(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Write ``(a * b).sum(1)`` to ``out`` without holding the product of all rows."""
-    torch.mul(a[:, 0], b[:, 0], out=out)
-    for row in range(1, b.shape[1]):
-        out.addcmul_(a[:, row], b[:, row])
-    return out
-
-
-def _part(tensor: Tensor | None, part: slice) -> Tensor | None:
-    return None if tensor is None else tensor[part]
-
-
-def margins(net: Network, inter: Intermediate, y: Tensor, lines: str = "adaptive") -> Tensor:
+def margins(
+    net: Network, inter: Intermediate, y: Tensor, lines: str | Relaxation = "adaptive"
+) -> Tensor:
     """Return margin lower bounds ``(B, K)`` by full substitution, +inf at the true class.
 
     ``inter`` decides the method: with IBP's bounds it is CROWN-IBP, with bounds refined

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from taut.bounds import backward
-from taut.graph.network import Network
+from taut.bounds.budget import allowance
+from taut.bounds.rows import bound_pairs
+from taut.graph.network import Network, Node
 from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Activation
 from taut.operators.forms import Bounds, Interval
 from taut.operators.shape import Identity
 from taut.property import margin_rows, pad_true_class
-from taut.region import Box
+from taut.region import Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class Intermediate:
     """
 
     net: Network
+    region: Region
     intervals: tuple[Interval | None, ...]
     refined: dict[int, Bounds]
 
@@ -60,20 +63,28 @@ class Intermediate:
         ]
 
 
-def propagate(net: Network, box: Box, *, keep_all: bool = True) -> Intermediate:
-    r"""Bound every node over ``box``.
+def propagate(
+    net: Network, region: Region, *, keep_all: bool = True, budget: int | None = None
+) -> Intermediate:
+    r"""Bound every node over ``region``.
 
     .. math:: c' = W c + b, \quad r' = |W| r; \qquad l' = \sigma(l), \quad u' = \sigma(u)
 
-    Gradients flow to the parameters of ``net`` (and to the box, where it asks for them).
+    Of a region that is no box, the inputs of the first activations are bounded exactly, by
+    their rows (a dual norm, for a ball); from there on intervals go on as ever.
+
+    Gradients flow to the parameters of ``net`` (and to a box, where it asks for them).
     Without ``keep_all`` only those intervals are kept that :func:`margins` needs, so
     that the memory is that of the widest layer; without gradients activations then
     work in place on what a layer has just computed for them alone.
     """
     needed = set(range(len(net.nodes))) if keep_all else _frontier(net)
+    first = frozenset() if region.exact_box else net.affine_of_input() & net.bent().keys()
     spare = set() if keep_all or torch.is_grad_enabled() else _written_for_one(net) - needed
     last = {source: node.index for node in net.nodes for source in node.inputs}
+    box = region.box
     intervals: list[Interval | None] = [Interval.between(box.lower, box.upper)]
+    refined: dict[int, Bounds] = {}
     for node in net.nodes[1:]:
         assert node.operator is not None
         inputs = [found for i in node.inputs if (found := intervals[i]) is not None]
@@ -83,10 +94,30 @@ def propagate(net: Network, box: Box, *, keep_all: bool = True) -> Intermediate:
             intervals.append(node.operator.interval_in_place(*inputs))
         else:
             intervals.append(node.operator.interval(*inputs))
+        if node.index in first:
+            known = Intermediate(net, region, tuple(intervals), {})
+            exact = _exact(known, node, budget)
+            refined[node.index] = exact
+            intervals[node.index] = Interval.between(exact.lower, exact.upper)
         for source in node.inputs:
             if last[source] == node.index and source not in needed:
                 intervals[source] = None
-    return Intermediate(net, tuple(intervals), {})
+    return Intermediate(net, region, tuple(intervals), refined)
+
+
+def _exact(known: Intermediate, node: Node, budget: int | None) -> Bounds:
+    """Bound all elements of a node that is affine in the input by their rows."""
+    box = known.interval(node.index).bounds
+    pairs = torch.ones_like(box.lower, dtype=torch.bool).flatten(1).nonzero()
+    ends = bound_pairs(
+        known,
+        node.index,
+        pairs,
+        backward.family(known, None),
+        allowance(budget, box.lower.device),
+    )
+    shape = box.lower.shape
+    return Bounds(ends.lower.view(shape), ends.upper.view(shape)).intersect(box)
 
 
 def _written_for_one(net: Network) -> set[int]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from taut.bounds import backward, interval
-from taut.bounds.refine import BUDGET, refine
+from taut.bounds.refine import refine
 from taut.errors import ConfigError
 from taut.graph.network import Network
 from taut.operators.forms import LINES, Bounds
-from taut.region import Box
+from taut.region import Region
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class BoundMethod(Protocol):
     def info(self) -> Info:
         """Name, formula, cost, memory and paper."""
 
-    def outputs(self, net: Network, box: Box) -> Bounds:
+    def outputs(self, net: Network, region: Region) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
 
-    def margins(self, net: Network, box: Box, y: Tensor) -> Tensor:
+    def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
         """Return lower bounds of ``z_y - z_j``, ``(B, K)``, +inf in column y.
 
         The image is proved when ``margins.amin(1) > 0``.
@@ -66,15 +66,15 @@ class IBP:
             "Gowal et al. 2018, arXiv:1810.12715; Mirman et al. 2018",
         )
 
-    def outputs(self, net: Network, box: Box) -> Bounds:
+    def outputs(self, net: Network, region: Region) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
-        inter = interval.propagate(net, box, keep_all=False)
+        inter = interval.propagate(net, region, keep_all=False)
         rows = _identity_rows(net, inter)
         return _two_sided(backward.lower(net, net.output.index, rows, inter, lines=None))
 
-    def margins(self, net: Network, box: Box, y: Tensor) -> Tensor:
+    def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
         """Return elided IBP margins, ``(B, K)``."""
-        return interval.margins(net, interval.propagate(net, box, keep_all=False), y)
+        return interval.margins(net, interval.propagate(net, region, keep_all=False), y)
 
 
 @dataclass(frozen=True)
@@ -90,20 +90,20 @@ class Backward:
         ``constant``, ``tight``, ``adaptive``, or ``best``: tight and adaptive both, the
         better one per margin (and per neuron with ``before="crown"``).
     budget
-        Bytes for the coefficients of one chunk of rows.
+        Bytes for the coefficients of one chunk of rows; a quarter of what is free by default.
 
     """
 
     before: str = "ibp"
     lines: str = "best"
-    budget: int = BUDGET
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.before not in ("ibp", "crown"):
             raise ConfigError(f"before must be ibp or crown; got {self.before!r}")
         if self.lines not in (*LINES, "best"):
             raise ConfigError(f"lines must be one of {', '.join(LINES)}, best; got {self.lines!r}")
-        if self.budget <= 0:
+        if self.budget is not None and self.budget <= 0:
             raise ConfigError(f"budget must be a positive number of bytes; got {self.budget}")
 
     @property
@@ -130,14 +130,14 @@ class Backward:
     def _families(self) -> tuple[str, ...]:
         return ("tight", "adaptive") if self.lines == "best" else (self.lines,)
 
-    def intermediate(self, net: Network, box: Box) -> interval.Intermediate:
+    def intermediate(self, net: Network, region: Region) -> interval.Intermediate:
         """Return the bounds of every node this method bases its lines on."""
-        inter = interval.propagate(net, box)
+        inter = interval.propagate(net, region)
         return inter if self.before == "ibp" else refine(inter, self._families(), self.budget)
 
-    def outputs(self, net: Network, box: Box) -> Bounds:
+    def outputs(self, net: Network, region: Region) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
-        inter = self.intermediate(net, box)
+        inter = self.intermediate(net, region)
         rows = _identity_rows(net, inter)
         each = [
             _two_sided(backward.lower(net, net.output.index, rows, inter, lines=kind))
@@ -148,9 +148,9 @@ class Backward:
             found = found.intersect(other)
         return found
 
-    def margins(self, net: Network, box: Box, y: Tensor) -> Tensor:
+    def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
         """Return margin lower bounds, ``(B, K)``."""
-        inter = self.intermediate(net, box)
+        inter = self.intermediate(net, region)
         found = [backward.margins(net, inter, y, kind) for kind in self._families()]
         return found[0] if len(found) == 1 else torch.maximum(found[0], found[1])
 

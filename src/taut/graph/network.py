@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from taut.operators.base import Affine, Operator, Shape
+from taut.operators.base import Activation, Affine, Operator, Shape
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,29 @@ class Network:
     def classes(self) -> int:
         """Number of logits."""
         return self.output.shape[0]
+
+    def bent(self) -> dict[int, list[Activation]]:
+        """Return the nodes that activations read, in order, each with its activations."""
+        found: dict[int, list[Activation]] = {}
+        for node in self.nodes:
+            if isinstance(node.operator, Activation):
+                found.setdefault(node.inputs[0], []).append(node.operator)
+        return dict(sorted(found.items()))
+
+    def affine_of_input(self) -> set[int]:
+        """Return the nodes that no activation separates from the input."""
+        found = {0}
+        for node in self.nodes[1:]:
+            if node.is_affine and all(i in found for i in node.inputs):
+                found.add(node.index)
+        return found
+
+    def depths(self) -> list[int]:
+        """Return the largest number of activations on a path from the input to each node."""
+        found = [0]
+        for node in self.nodes[1:]:
+            found.append(max(found[i] for i in node.inputs) + (not node.is_affine))
+        return found
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate points ``(B, *input shape)`` to logits ``(B, K)``."""

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from taut.errors import ConfigError
-from taut.models.convolutional import Shape, cnn7, dm_large, dm_medium, dm_small
+from taut.models.activations import Activation, Shape, maker
+from taut.models.branching import BRANCHING
+from taut.models.description import Description
 from taut.models.normalise import Normalise
+from taut.models.stacks import STACKS
 
-DIGITS: Shape = (1, 28, 28)
-PHOTOS: Shape = (3, 32, 32)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the registry says about one network.
-
-    Attributes
-    ----------
-    name
-        What :func:`build` takes.
-    input_shape
-        Default (channels, height, width).
-    classes
-        Default number of logits.
-    factory
-        ``factory(input_shape, classes)`` makes a fresh ``nn.Sequential``.
-    layers
-        The layer list, ``c@k/s/p`` for a convolution.
-    source
-        Paper, and who else uses this variant.
-    """
-
-    name: str
-    input_shape: Shape
-    classes: int
-    factory: Callable[[Shape, int], nn.Sequential]
-    layers: str
-    source: str
+SMALL_CLASSES = 3
+"""Logits of every small version."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +30,7 @@ class Size:
     parameters
         Trainable numbers.
     activations
-        ReLU inputs per image.
+        Inputs of the ReLU units, or of the other activation it has, per image.
     flat
         Values per image that enter the first fully connected layer.
     """
@@ -65,110 +40,7 @@ class Size:
     flat: int
 
 
-_GOWAL = "Gowal et al. 2018 (IBP)"
-_SHI = "Shi et al. 2021 (fast certified training)"
-_SABR = "Müller et al. 2023 (SABR)"
-
-_DESCRIPTIONS = (
-    Description(
-        "dm-small-valid",
-        DIGITS,
-        10,
-        partial(dm_small, padding=0),
-        "16@4/2/0, 32@4/1/0, FC100",
-        f"{_GOWAL}, the original without padding",
-    ),
-    Description(
-        "dm-small-p1",
-        DIGITS,
-        10,
-        partial(dm_small, padding=1),
-        "16@4/2/1, 32@4/1/1, FC100",
-        f"{_GOWAL}, as in Fan and Li 2021 (AdvIBP)",
-    ),
-    Description(
-        "dm-small-p2",
-        DIGITS,
-        10,
-        partial(dm_small, padding=2),
-        "16@4/2/2, 32@4/1/2, FC100",
-        f"{_GOWAL}, as in Lyu et al. 2021 (LBP, ParamRamp)",
-    ),
-    Description(
-        "dm-small-crown8-16",
-        DIGITS,
-        10,
-        partial(dm_small, filters=(8, 16), strides=(2, 2), padding=1, fc=256),
-        "8@4/2/1, 16@4/2/1, FC256",
-        "Zhang et al. 2020 (CROWN-IBP), two layers of width 2; Liang et al. 2023 call it DM-small",
-    ),
-    Description(
-        "dm-medium-valid",
-        DIGITS,
-        10,
-        partial(dm_medium, padding=(0, 0)),
-        "32@3/1/0, 32@4/2/0, 64@3/1/0, 64@4/2/0, FC512, FC512",
-        f"{_GOWAL}, the original without padding",
-    ),
-    Description(
-        "dm-medium-p1",
-        DIGITS,
-        10,
-        partial(dm_medium, padding=(1, 1)),
-        "32@3/1/1, 32@4/2/1, 64@3/1/1, 64@4/2/1, FC512, FC512",
-        f"{_GOWAL}, as in Zhang et al. 2020 (CROWN-IBP) and Fan and Li 2021 (AdvIBP)",
-    ),
-    Description(
-        "dm-medium-p2",
-        DIGITS,
-        10,
-        partial(dm_medium, padding=(1, 2)),
-        "32@3/1/1, 32@4/2/2, 64@3/1/1, 64@4/2/2, FC512, FC512",
-        f"{_GOWAL}, as in Lyu et al. 2021 (LBP, ParamRamp)",
-    ),
-    Description(
-        "dm-large",
-        PHOTOS,
-        10,
-        dm_large,
-        "64@3/1/1, 64@3/1/1, 128@3/2/1, 128@3/1/1, 128@3/1/1, FC512",
-        _GOWAL,
-    ),
-    Description(
-        "cnn7",
-        PHOTOS,
-        10,
-        cnn7,
-        "64@3/1/1, 64@3/1/1, 128@3/2/1, 128@3/1/1, 128@3/1/1, FC512, batch norm after each",
-        f"{_SHI}, {_SABR}, CTBench",
-    ),
-    Description(
-        "cnn7-nobn",
-        PHOTOS,
-        10,
-        partial(cnn7, batch_norm=False),
-        "64@3/1/1, 64@3/1/1, 128@3/2/1, 128@3/1/1, 128@3/1/1, FC512",
-        f"{_SHI}, without batch norm; the layers of DM-large",
-    ),
-    Description(
-        "cnn7-narrow",
-        PHOTOS,
-        10,
-        partial(cnn7, filters=(32, 64), fc=216),
-        "32@3/1/1, 32@3/1/1, 64@3/2/1, 64@3/1/1, 64@3/1/1, FC216, batch norm after each",
-        f"{_SABR}, width ablation",
-    ),
-    Description(
-        "cnn7-wide",
-        PHOTOS,
-        10,
-        partial(cnn7, filters=(96, 192)),
-        "96@3/1/1, 96@3/1/1, 192@3/2/1, 192@3/1/1, 192@3/1/1, FC512, batch norm after each",
-        f"{_SABR}, width ablation",
-    ),
-)
-
-MODELS: Mapping[str, Description] = MappingProxyType({d.name: d for d in _DESCRIPTIONS})
+MODELS: Mapping[str, Description] = MappingProxyType({d.name: d for d in (*STACKS, *BRANCHING)})
 
 
 def _describe(name: str) -> Description:
@@ -184,6 +56,7 @@ def build(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    activation: Activation | None = None,
 ) -> nn.Sequential:
     """Make a fresh network by name, with PyTorch's default initialisation.
 
@@ -199,6 +72,10 @@ def build(
         With ``std``, prepends :class:`~taut.models.Normalise`: one value per channel.
     std
         See ``mean``.
+    activation
+        What stands in the place of the network's own activation, which most often is ReLU: a
+        name of ``taut.models.ACTIVATIONS``, a class of ``torch.nn``, or a function that takes
+        the shape (C, H, W) or (N,) of what it is applied to and returns a module.
 
     Returns
     -------
@@ -207,11 +84,16 @@ def build(
     Raises
     ------
     ConfigError
-        Unknown name, malformed shape, or constants that do not fit the channels.
+        Unknown name or activation, malformed shape, images too small for the network, or
+        constants that do not fit the channels.
     """
     entry = _describe(name)
     shape = entry.input_shape if input_shape is None else tuple(input_shape)
-    network = entry.factory(shape, entry.classes if classes is None else classes)
+    network = entry.factory(
+        shape,
+        entry.classes if classes is None else classes,
+        activation=entry.activation if activation is None else activation,
+    )
     if mean is None and std is None:
         return network
     if mean is None or std is None:
@@ -224,21 +106,57 @@ def build(
     return nn.Sequential(Normalise(mean, std), *network)
 
 
-def size(name: str, input_shape: Sequence[int] | None = None, classes: int | None = None) -> Size:
-    """Size of a named network, without allocating its weights.
+def small(name: str, *, activation: Activation | None = None) -> nn.Sequential:
+    """Make the small version of a named network: its layers, a few channels wide.
 
-    Arguments and errors are those of :func:`build`.
+    It has every kind of layer and connection of the network, for tests that bound, attack or
+    solve it exactly. Long rows of equal stages are shortened. It maps
+    (B, *MODELS[name].small_shape) to logits (B, 3).
+
+    Parameters
+    ----------
+    name
+        One of :data:`MODELS`.
+    activation
+        As in :func:`build`.
+
+    Raises
+    ------
+    ConfigError
+        Unknown name or activation.
     """
     entry = _describe(name)
-    shape = entry.input_shape if input_shape is None else tuple(input_shape)
-    activations, flat = 0, 0
+    narrow = partial(entry.factory, **entry.narrow)
+    chosen = entry.activation if activation is None else activation
+    return narrow(entry.small_shape, SMALL_CLASSES, activation=chosen)
+
+
+def size(
+    name: str,
+    input_shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    *,
+    activation: Activation | None = None,
+) -> Size:
+    """Size of a named network, without allocating its weights.
+
+    Arguments and errors are those of :func:`build`. What activations see is counted while an
+    image without values passes through the network.
+    """
+    entry = _describe(name)
+    make = maker(entry.activation if activation is None else activation)
+    counts: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        counts.append(inputs[0].numel())
+
+    def counted(shape: Shape) -> nn.Module:
+        module = make(shape)
+        module.register_forward_pre_hook(count)
+        return module
+
     with torch.device("meta"), torch.no_grad():
-        network = build(name, shape, classes).eval()
-        value = torch.empty(1, *shape)
-        for layer in network:
-            value = layer(value)
-            if isinstance(layer, nn.ReLU):
-                activations += value.numel()
-            elif isinstance(layer, nn.Flatten):
-                flat = value.numel()
-    return Size(sum(p.numel() for p in network.parameters()), activations, flat)
+        network = build(name, input_shape, classes, activation=counted).eval()
+        network(torch.empty(1, *(input_shape or entry.input_shape)))
+    first = next(module for module in network.modules() if isinstance(module, nn.Linear))
+    return Size(sum(p.numel() for p in network.parameters()), sum(counts), first.in_features)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.errors import UnsupportedOperator
+from taut.operators import windows
 from taut.operators.base import POINTWISE, Affine, Reach, Shape
 from taut.operators.registry import (
     Case,
@@ -179,9 +180,7 @@ class Conv2d(Affine):
 
     def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         rows, weight = _channels_last(rows), _channels_last(self.weight)
-        return (
-            F.conv_transpose2d(rows, weight, None, self.stride, 0, 0, self.groups, self.dilation),
-        )
+        return (windows.pull(rows, weight, self.stride, self.dilation, self.groups),)
 
     @property
     def _narrow(self) -> bool:

@@ -1,22 +1,24 @@
-"""Input sets: the perturbations a proof has to cover.
-
-A region is clipped in one place, here: first the ball around the image in raw
-pixels, then the pixel range. Normalisation is a layer of the model, so ``eps``
-is always in pixel units of [0, 1].
-"""
+"""Boxes: every pixel moves in an interval of its own."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from taut.errors import RegionError
-
-PIXELS = (0.0, 1.0)
-"""The pixel range every data set of taut uses."""
+from taut.region.base import (
+    PIXELS,
+    check_range,
+    check_rows,
+    dot,
+    flat_points,
+    flat_rows,
+    radius_like,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class Box:
         When the shapes, types or devices differ, or the box is empty or not finite.
 
     """
+
+    exact_box: ClassVar[bool] = True
 
     lower: Tensor
     upper: Tensor
@@ -75,28 +79,21 @@ class Box:
         Raises
         ------
         RegionError
-            When ``eps`` is negative, NaN or infinite, or ``x`` leaves the pixel range.
+            When ``eps`` is negative, NaN, infinite or of a shape that does not fit, or ``x``
+            leaves the pixel range.
 
         """
-        if isinstance(eps, Tensor):
-            if not bool(torch.isfinite(eps).all()) or bool((eps < 0).any()):
-                raise RegionError("eps must be finite and not negative; give it in pixel units")
-            radius: float | Tensor = eps.to(x)
-            if eps.dim() == 1 and x.dim() > 1 and eps.shape[0] == x.shape[0]:
-                radius = eps.to(x).view(-1, *[1] * (x.dim() - 1))
-        else:
-            radius = check_eps(eps)
+        radius = radius_like(x, eps)
         lower, upper = x - radius, x + radius
         if data_range is not None:
-            lo, hi = data_range
-            least, most = torch.aminmax(x) if len(x) else (lo, hi)  # NaN comes through
-            if not (float(least) >= lo and float(most) <= hi):
-                raise RegionError(
-                    f"the images leave the pixel range [{lo:g}, {hi:g}] or are not finite; scale "
-                    "them (normalisation belongs into the model) or pass data_range=None"
-                )
-            lower, upper = lower.clamp_(min=lo), upper.clamp_(max=hi)
+            check_range(x, data_range)
+            lower, upper = lower.clamp_(min=data_range[0]), upper.clamp_(max=data_range[1])
         return cls(lower, upper)
+
+    @property
+    def box(self) -> Box:
+        """The box itself."""
+        return self
 
     @property
     def center(self) -> Tensor:
@@ -108,6 +105,21 @@ class Box:
         """Half width ``(upper - lower) / 2``, shape ``(B, *shape)``."""
         return (self.upper - self.lower) / 2
 
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of a batch of points, ``(B, *shape)``."""
+        return self.lower.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the ends."""
+        return self.lower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the ends."""
+        return self.lower.device
+
     def check(self) -> Box:
         """Return the box itself after checking that it is finite and not empty."""
         if not bool((self.lower <= self.upper).all()):  # also false for NaN
@@ -115,6 +127,37 @@ class Box:
         if not bool(torch.isfinite(self.lower).all() and torch.isfinite(self.upper).all()):
             raise RegionError("a box has an infinite end; every pixel needs finite bounds")
         return self
+
+    def minimum(self, rows: Tensor) -> Tensor:
+        r"""Return the exact minimum of linear forms over the box, shape ``(B, R)``.
+
+        .. math:: \min_{l \le x \le u} a x = a c - |a| r, \qquad c = (l+u)/2,\ r = (u-l)/2
+
+        Gradients flow to ``rows`` and to the ends.
+
+        Parameters
+        ----------
+        rows
+            Coefficients a, shape ``(B, R, *shape)``.
+
+        Raises
+        ------
+        RegionError
+            When ``rows`` has another shape.
+
+        """
+        check_rows(rows, self.shape)
+        center = torch.lerp(self.lower, self.upper, 0.5)
+        form = flat_rows(rows)
+        radius = self.upper - center  # of the rounded center, as interval propagation has it
+        return dot(form, flat_points(center)) - dot(form.abs(), flat_points(radius))
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Box:
+        """Return the box with ``function`` applied to both ends, for instance a window.
+
+        A pixel at which the function gives 0 for both is the fixed value 0.
+        """
+        return Box(function(self.lower), function(self.upper))
 
     def contains(self, x: Tensor) -> Tensor:
         """Tell for each image whether ``x`` lies in its box; a boolean ``(B,)``."""
@@ -135,11 +178,3 @@ class Box:
         return Box(
             self.lower.to(device=device, dtype=dtype), self.upper.to(device=device, dtype=dtype)
         )
-
-
-def check_eps(eps: float) -> float:
-    """Return ``eps`` as a float, or raise :class:`RegionError` when it is no radius."""
-    value = float(eps)
-    if not math.isfinite(value) or value < 0:
-        raise RegionError(f"eps must be a finite number >= 0 in pixel units of [0, 1]; got {eps}")
-    return value
