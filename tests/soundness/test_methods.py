@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, milp
 from torch import Tensor, nn
 
-from taut.bounds import IBP, METHODS, Backward, BoundMethod, interval
+from taut.bounds import IBP, METHODS, Ascent, Backward, BoundMethod, Optimised, interval
 from taut.graph import Network, trace
 from taut.operators import LINES
 from taut.property import true_margins
@@ -36,6 +36,15 @@ SEEDS = st.integers(0, 10**6)
 VARIANTS: dict[str, BoundMethod] = {
     **METHODS,
     **{f"{b}/{k}": Backward(before=b, lines=k) for b in ("ibp", "crown") for k in LINES},
+    **{f"lbp/{k}": Backward("lbp", depth=1, lines=k) for k in LINES},
+    "ibp-1": Backward("ibp", depth=1),
+    "crown-lbp/tight": Backward("lbp", lines="tight"),
+    "crown-lbp-2": Backward("lbp", depth=2),
+    "relaxed-crown-1/tight": Backward("crown", depth=1, lines="tight"),
+    "published crown": Backward("crown", lines="adaptive", intersect=False),
+    "published lbp": Backward("lbp", depth=1, lines="adaptive", intersect=False),
+    "published relaxed-crown-2": Backward("crown", depth=2, lines="adaptive", intersect=False),
+    "shared alpha-crown": Optimised(Ascent(iterations=3, shared=True)),
 }
 
 

@@ -2,17 +2,21 @@
 
 from taut.bounds import backward, interval
 from taut.bounds.interval import Intermediate, propagate
-from taut.bounds.methods import IBP, METHODS, Backward, BoundMethod, method_named
+from taut.bounds.methods import IBP, Backward, BoundMethod, Optimised
+from taut.bounds.optimised import Ascent
 from taut.bounds.refine import refine
+from taut.bounds.registry import METHODS, method_named
 from taut.operators.forms import Bounds
 
 __all__ = [
     "IBP",
     "METHODS",
+    "Ascent",
     "Backward",
     "BoundMethod",
     "Bounds",
     "Intermediate",
+    "Optimised",
     "backward",
     "interval",
     "method_named",

@@ -31,7 +31,9 @@ Relaxation = Callable[[Node, Form, Tensor | None], Lines]
 """Chooses lines for an activation: called with its node, the form that meets it, and which
 image each group of rows belongs to; lines ``(N, ...)`` of the form's own window."""
 
-Landing = Callable[[Node, Form], tuple[Form | None, Tensor | None]]
+Landed = tuple[Form | None, Tensor | None]
+
+Landing = Callable[[Node, Form], Landed]
 """What becomes of a form at a node where the walk stops: a form over the input, a constant."""
 
 
@@ -143,7 +145,7 @@ def minimum(form: Form, inter: Intermediate, samples: Tensor | None) -> Tensor:
 def _on_intervals(inter: Intermediate, samples: Tensor | None) -> Landing:
     """Concretise on a node's interval."""
 
-    def land(node: Node, form: Form) -> tuple[Form | None, Tensor | None]:
+    def land(node: Node, form: Form) -> Landed:
         box = inter.interval(node.index)
         if samples is not None:
             box = Interval(box.center[samples], box.radius[samples])

@@ -54,6 +54,18 @@ class Intermediate:
         """A tensor of the batch's type and device, ``(B, ...)``."""
         return next(found.center for found in self.intervals if found is not None)
 
+    def detached(self) -> Intermediate:
+        """Return the same with the network's weights and all bounds as constants."""
+        intervals = [
+            None if i is None else Interval(i.center.detach(), i.radius.detach())
+            for i in self.intervals
+        ]
+        refined = {
+            index: Bounds(found.lower.detach(), found.upper.detach())
+            for index, found in self.refined.items()
+        }
+        return Intermediate(self.net.detached(), self.region, tuple(intervals), refined)
+
     def activations(self) -> list[Bounds]:
         """Return the bounds of every activation's input, in topological order."""
         return [

@@ -1,23 +1,29 @@
-"""The named points of the bounding grid.
+"""The bounding grid: what bounds the layers before, how far rows go back, with which lines.
 
 A method is a frozen description of what to compute; its calls are pure functions
-of a network and a region. ``METHODS`` is the table that the command line and the
-documentation print.
+of a network and a region. :mod:`taut.bounds.registry` names its points.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from taut.bounds import backward, interval
-from taut.bounds.refine import refine
+from taut.bounds import backward, interval, relaxed
+from taut.bounds.budget import allowance
+from taut.bounds.form import Form
+from taut.bounds.forward import Sweep, numbers_per_pixel
+from taut.bounds.interval import Intermediate
+from taut.bounds.optimised import Ascent, optimised_pairs, optimised_rows
+from taut.bounds.refine import improve, refine
 from taut.errors import ConfigError
-from taut.graph.network import Network
-from taut.operators.forms import LINES, Bounds
+from taut.graph.network import Network, Node
+from taut.operators.forms import LINES, Bounds, Interval
+from taut.property import margin_rows, pad_true_class
 from taut.region import Region
 
 
@@ -50,6 +56,10 @@ class BoundMethod(Protocol):
         """
 
 
+Solve = Callable[[Network, Region, Tensor], Tensor]
+"""Bounds rows ``(B, R, K)`` over the logits from below, ``(B, R)``."""
+
+
 @dataclass(frozen=True)
 class IBP:
     """Interval bound propagation with the last layer merged into the margins."""
@@ -68,39 +78,52 @@ class IBP:
 
     def outputs(self, net: Network, region: Region) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
-        inter = interval.propagate(net, region, keep_all=False)
-        rows = _identity_rows(net, inter)
-        return _two_sided(backward.lower(net, net.output.index, rows, inter, lines=None))
+        return outputs_by(self._lower, net, region)
 
     def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
         """Return elided IBP margins, ``(B, K)``."""
-        return interval.margins(net, interval.propagate(net, region, keep_all=False), y)
+        return margins_by(self._lower, net, region, y)
+
+    def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
+        inter = interval.propagate(net, region, keep_all=False)
+        return backward.lower(net, net.output.index, rows, inter, lines=None)
 
 
 @dataclass(frozen=True)
 class Backward:
-    """Backward substitution to the input: CROWN-IBP and CROWN.
+    """Backward substitution: every linear-relaxation method with fixed lines.
 
     Parameters
     ----------
     before
-        How the activations' inputs are bounded: ``ibp``, or ``crown`` for substitution
-        from every layer.
+        How the activations' inputs are bounded: ``ibp``, ``lbp``, or ``crown`` for
+        substitution from every layer, to the same depth.
     lines
-        ``constant``, ``tight``, ``adaptive``, or ``best``: tight and adaptive both, the
-        better one per margin (and per neuron with ``before="crown"``).
+        A family of :data:`taut.operators.LINES`, or ``best``: tight and adaptive both, the
+        better one per margin (and one after the other per neuron with ``before="crown"``).
+    depth
+        How many activations rows go back through; None goes to the input. They land on
+        intervals (``ibp``), on LBP's linear bounds (``lbp``; with depth 1 this is LBP), or on
+        the linear bounds found by substitution of that depth (``crown``: Relaxed-CROWN-v).
+    intersect
+        Whether a layer's bounds are never worse than intervals. Without, they are as
+        published, and every neuron is bounded.
     budget
-        Bytes for the coefficients of one chunk of rows; a quarter of what is free by default.
+        Bytes for coefficients; a quarter of what is free by default.
 
     """
 
     before: str = "ibp"
     lines: str = "best"
+    depth: int | None = None
+    intersect: bool = True
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        if self.before not in ("ibp", "crown"):
-            raise ConfigError(f"before must be ibp or crown; got {self.before!r}")
+        if self.before not in ("ibp", "lbp", "crown"):
+            raise ConfigError(f"before must be ibp, lbp or crown; got {self.before!r}")
+        if self.depth is not None and self.depth < 1:
+            raise ConfigError(f"depth must be at least 1, or None for the input; got {self.depth}")
         if self.lines not in (*LINES, "best"):
             raise ConfigError(f"lines must be one of {', '.join(LINES)}, best; got {self.lines!r}")
         if self.budget is not None and self.budget <= 0:
@@ -109,77 +132,189 @@ class Backward:
     @property
     def info(self) -> Info:
         """Name, formula, cost, memory and paper."""
-        if self.before == "ibp":
-            return Info(
-                "crown-ibp",
-                "one CROWN pass over IBP's intermediate bounds",
-                "a <- a+ sL + a- sU through activations, a <- a W through layers",
-                "IBP + (K - 1) backward passes (twice with lines=best)",
-                "O(K x widest layer)",
-                "Zhang et al. 2020, arXiv:1906.06316",
-            )
-        return Info(
-            "crown",
-            "CROWN: substitution from every layer whose neurons bend",
-            "as crown-ibp, for every unstable neuron of every layer first",
-            "one backward pass for each unstable neuron",
-            "chunked to a byte budget",
-            "Zhang et al. 2018, arXiv:1811.00866",
-        )
+        from taut.bounds.registry import describe
 
-    def _families(self) -> tuple[str, ...]:
+        return describe(self.before, self.depth, self.lines)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The line families that are tried."""
         return ("tight", "adaptive") if self.lines == "best" else (self.lines,)
-
-    def intermediate(self, net: Network, region: Region) -> interval.Intermediate:
-        """Return the bounds of every node this method bases its lines on."""
-        inter = interval.propagate(net, region)
-        return inter if self.before == "ibp" else refine(inter, self._families(), self.budget)
 
     def outputs(self, net: Network, region: Region) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
-        inter = self.intermediate(net, region)
-        rows = _identity_rows(net, inter)
-        each = [
-            _two_sided(backward.lower(net, net.output.index, rows, inter, lines=kind))
-            for kind in self._families()
-        ]
-        found = each[0]
-        for other in each[1:]:
-            found = found.intersect(other)
-        return found
+        return outputs_by(self._lower, net, region)
 
     def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
         """Return margin lower bounds, ``(B, K)``."""
+        return margins_by(self._lower, net, region, y)
+
+    def intermediate(self, net: Network, region: Region) -> Intermediate:
+        """Return the bounds of every node this method bases its lines on.
+
+        With LBP or a depth each family of ``best`` has bounds of its own; these are tight's.
+        """
+        return self._known(net, region, self.families[0])[0]
+
+    def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
+        """Bound rows over the logits; images that do not fit the budget together apart."""
+        size = allowance(self.budget, rows.device)
+        step = len(region)
+        if self.before == "lbp":
+            per = numbers_per_pixel(net, self._ends(net)) * torch.Size(net.input_shape).numel()
+            step = size // (per * rows.element_size())
+        elif self.before == "crown" and self.depth is not None:
+            step = size // max(1, relaxed.image_bytes(net, self.depth, rows))
+        if self.before == "ibp":
+            return self._solve(net, region, rows)
+        return in_batches(self._solve, net, region, rows, max(1, step))
+
+    def _solve(self, net: Network, region: Region, rows: Tensor) -> Tensor:
+        shared = self.before == "ibp" or (self.before == "crown" and self.depth is None)
+        found: Tensor | None = None
+        known = self._known(net, region, self.families[0]) if shared else None
+        for kind in self.families:
+            inter, landing = known or self._known(net, region, kind)
+            form, constant = backward.substitute(
+                net,
+                net.output.index,
+                Form(rows),
+                relaxation=backward.family(inter, kind),
+                samples=None,
+                stops=self._ends(net),
+                landing=landing,
+            )
+            lower = backward.minimum(form, inter, None) if form is not None else None
+            if constant is not None:
+                lower = constant if lower is None else lower + constant
+            assert lower is not None
+            found = lower if found is None else torch.maximum(found, lower)
+        assert found is not None
+        return found
+
+    def _ends(self, net: Network) -> frozenset[int]:
+        """Return the nodes at which rows from the logits land."""
+        if self.depth is None:
+            return frozenset()
+        return relaxed.stops(net, net.output.index, self.depth)
+
+    def _known(
+        self, net: Network, region: Region, kind: str
+    ) -> tuple[Intermediate, backward.Landing]:
+        """Return the bounds of the layers before, and what rows land on."""
+        inter = interval.propagate(net, region, budget=self.budget)
+        size = allowance(self.budget, inter.like.device)
+        if self.before == "ibp":
+            return inter, _on_bounds(inter)
+        if self.before == "lbp":
+            sweep = Sweep(net, region, size, self._ends(net))
+
+            def carried(known: Intermediate, source: int, pairs: Tensor) -> Bounds:
+                found = sweep.bounds(known, source, kind)
+                at = (pairs[:, 0], pairs[:, 1])
+                return Bounds(found.lower.flatten(1)[at], found.upper.flatten(1)[at])
+
+            inter = improve(inter, [carried], everywhere=not self.intersect)
+            return inter, lambda node, form: sweep.land(inter, node, form, kind)
+        if self.depth is None:
+            kinds = self.families
+            inter = refine(inter, kinds, size, everywhere=not self.intersect)
+            return inter, _on_bounds(inter)
+        anchors = relaxed.Anchors(net, self.depth, kind, size)
+        inter = improve(inter, [anchors.bound], everywhere=not self.intersect)
+        return inter, lambda node, form: anchors.land(inter, node, form, None)
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """CROWN with optimised lines (alpha-CROWN).
+
+    Parameters
+    ----------
+    ascent
+        Iterations, step size and its decay, shared slopes or one set per bound.
+    every
+        Whether the layers before are optimised too, each neuron for itself, or only the
+        bounds of the logits; the others are CROWN's.
+    budget
+        Bytes for coefficients; a quarter of what is free by default.
+
+    """
+
+    ascent: Ascent = Ascent()  # noqa: RUF009 - frozen
+    every: bool = True
+    budget: int | None = None
+
+    @property
+    def info(self) -> Info:
+        """Name, formula, cost, memory and paper."""
+        return Info(
+            "alpha-crown",
+            "CROWN with slopes optimised per bound",
+            "as crown; lower slopes a in [0, 1] of unstable neurons maximise each bound",
+            "iterations x 3 x crown",
+            "chunked to a byte budget",
+            "Xu et al. 2021, arXiv:2011.13824",
+        )
+
+    def outputs(self, net: Network, region: Region) -> Bounds:
+        """Return bounds of the logits, ``(B, K)`` each."""
+        return outputs_by(self._lower, net, region)
+
+    def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
+        """Return margin lower bounds, ``(B, K)``."""
+        return margins_by(self._lower, net, region, y)
+
+    def intermediate(self, net: Network, region: Region) -> Intermediate:
+        """Return the bounds of every node this method bases its lines on."""
+        with torch.no_grad():
+            inter = interval.propagate(net.detached(), region, budget=self.budget)
+            size = allowance(self.budget, inter.like.device)
+            inter = refine(inter, (self.ascent.start,), size)
+            if not self.every:
+                return inter
+
+            def climb(known: Intermediate, source: int, pairs: Tensor) -> Bounds:
+                return optimised_pairs(known, source, pairs, self.ascent, size)
+
+            return improve(inter, [climb])
+
+    def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
         inter = self.intermediate(net, region)
-        found = [backward.margins(net, inter, y, kind) for kind in self._families()]
-        return found[0] if len(found) == 1 else torch.maximum(found[0], found[1])
+        size = allowance(self.budget, rows.device)
+        with torch.no_grad():
+            return optimised_rows(inter, net.output.index, rows, self.ascent, size)
 
 
-def _identity_rows(net: Network, inter: interval.Intermediate) -> Tensor:
-    """Return rows ``e_k`` and ``-e_k`` for every logit, ``(B, 2 K, K)``."""
-    like = inter.like
+def _on_bounds(inter: Intermediate) -> backward.Landing:
+    """Land on the best known bounds of a node."""
+
+    def land(node: Node, form: Form) -> backward.Landed:
+        known = inter.at(node.index)
+        box = Interval.between(known.lower, known.upper)
+        return None, backward.concretise(form.dense(node.shape).rows, box)
+
+    return land
+
+
+def margins_by(solve: Solve, net: Network, region: Region, y: Tensor) -> Tensor:
+    """Return margin lower bounds ``(B, K)`` by a solver of rows, +inf at the true class."""
+    rows = margin_rows(y, net.classes, region.box.lower)
+    return pad_true_class(solve(net, region, rows), y)
+
+
+def outputs_by(solve: Solve, net: Network, region: Region) -> Bounds:
+    """Return bounds of the logits ``(B, K)`` by a solver of rows."""
+    like = region.box.lower
     eye = torch.eye(net.classes, dtype=like.dtype, device=like.device)
-    return torch.cat([eye, -eye]).expand(len(like), -1, -1)
-
-
-def _two_sided(lower: Tensor) -> Bounds:
+    lower = solve(net, region, torch.cat([eye, -eye]).expand(len(region), -1, -1))
     half = lower.shape[1] // 2
     return Bounds(lower[:, :half], -lower[:, half:])
 
 
-METHODS: dict[str, BoundMethod] = {
-    method.info.name: method for method in (IBP(), Backward(), Backward(before="crown"))
-}
-"""Every bounding method by name, cheapest first."""
-
-
-def method_named(name: str, lines: str | None = None) -> BoundMethod:
-    """Return the method of that name, with another line family where one is asked for."""
-    if name not in METHODS:
-        raise ConfigError(f"unknown bounding method {name!r}; known: {', '.join(METHODS)}")
-    method = METHODS[name]
-    if lines is None:
-        return method
-    if not isinstance(method, Backward):
-        raise ConfigError(f"{name} has no lines to choose; leave out lines={lines!r}")
-    return replace(method, lines=lines)
+def in_batches(solve: Solve, net: Network, region: Region, rows: Tensor, step: int) -> Tensor:
+    """Bound rows of at most ``step`` images at a time."""
+    if step >= len(region):
+        return solve(net, region, rows)
+    parts = [slice(at, at + step) for at in range(0, len(region), step)]
+    return torch.cat([solve(net, region[part], rows[part]) for part in parts])

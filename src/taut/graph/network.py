@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,10 @@ class Network:
         """Number of logits."""
         return self.output.shape[0]
 
+    def detached(self) -> Network:
+        """Return the network with its weights as constants, which have no gradients."""
+        return Network(tuple(replace(n, operator=_detached(n.operator)) for n in self.nodes))
+
     def bent(self) -> dict[int, list[Activation]]:
         """Return the nodes that activations read, in order, each with its activations."""
         found: dict[int, list[Activation]] = {}
@@ -76,3 +81,15 @@ class Network:
             assert node.operator is not None
             values.append(node.operator.forward(*(values[i] for i in node.inputs)))
         return values[-1]
+
+
+def _detached(operator: Any) -> Any:
+    """Return an operator (or None) whose tensors have no gradients."""
+    if not is_dataclass(operator) or isinstance(operator, type):
+        return operator
+    tensors = {
+        field.name: value.detach()
+        for field in fields(operator)
+        if isinstance(value := getattr(operator, field.name), Tensor)
+    }
+    return replace(operator, **tensors) if tensors else operator
