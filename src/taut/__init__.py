@@ -32,19 +32,22 @@ from taut.data import ImageSet
 from taut.errors import TautError
 from taut.graph import trace
 from taut.operators import Bounds
-from taut.region import Box
+from taut.region import Box, LpBall
 from taut.verify import Cascade, Certification, Status, Verdict, certify
 
 if TYPE_CHECKING:
     from taut.api.fitting import fit
+    from taut.formats.onnx import load_onnx, save_onnx
     from taut.training import FitResult, Settings
 
 _LATER = {
     "fit": "taut.api.fitting",
     "FitResult": "taut.training",
     "Settings": "taut.training",
+    "load_onnx": "taut.formats.onnx",
+    "save_onnx": "taut.formats.onnx",
 }
-"""Names that are imported when they are first asked for: only training needs them."""
+"""Names that are imported when they are first asked for: not every use needs them."""
 
 __all__ = [
     "FGSM",
@@ -55,6 +58,7 @@ __all__ = [
     "Certification",
     "FitResult",
     "ImageSet",
+    "LpBall",
     "Settings",
     "Status",
     "TautError",
@@ -67,7 +71,9 @@ __all__ = [
     "fit",
     "load_data",
     "load_model",
+    "load_onnx",
     "margins",
+    "save_onnx",
     "trace",
 ]
 

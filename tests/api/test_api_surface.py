@@ -15,9 +15,9 @@ import taut
 import taut.bounds
 
 NAMES = {
-    "Bounds", "Box", "Cascade", "Certification", "FGSM", "FitResult", "ImageSet", "PGD", "Settings",
-    "Status", "TautError", "Verdict", "__version__", "attack", "bounds", "build_model", "certify",
-    "fit", "load_data", "load_model", "margins", "trace",
+    "Bounds", "Box", "Cascade", "Certification", "FGSM", "FitResult", "ImageSet", "LpBall",
+    "PGD", "Settings", "Status", "TautError", "Verdict", "__version__", "attack", "bounds",
+    "build_model", "certify", "fit", "load_data", "load_model", "load_onnx", "margins", "save_onnx", "trace",
 }  # fmt: skip
 
 HEAVY = ("lightning_fabric", "pydantic", "rich", "typer", "pooch", "plotly", "tensorboardX",
@@ -47,7 +47,8 @@ def test_the_public_names() -> None:
 def test_the_names_are_those_of_their_rooms() -> None:
     for room, names in {
         "taut.verify": ("certify", "Cascade", "Certification", "Status", "Verdict"),
-        "taut.region": ("Box",),
+        "taut.region": ("Box", "LpBall"),
+        "taut.formats.onnx": ("load_onnx", "save_onnx"),
         "taut.attacks": ("PGD", "FGSM"),
         "taut.training": ("Settings", "FitResult"),
         "taut.graph": ("trace",),

@@ -10,12 +10,12 @@ from taut.bounds import BoundMethod, Bounds, method_named
 from taut.errors import ConfigError, ModelError, RegionError
 from taut.graph import Network, trace
 from taut.property import check_labels
-from taut.region import Box
+from taut.region import Region
 
 
 def bounds(
     model: nn.Module,
-    region: Box,
+    region: Region,
     method: str | BoundMethod = "crown-ibp",
     lines: str | None = None,
 ) -> Bounds:
@@ -36,13 +36,15 @@ def bounds(
         Any sequential or branching module of supported operators, ``(B, *shape)`` to logits
         ``(B, K)``.
     region
-        One box per image, ``(B, *shape)`` in raw pixels; see :meth:`taut.Box.around`.
+        One input set per image, ``(B, *shape)`` in raw pixels; see :meth:`taut.Box.around` and
+        :meth:`taut.LpBall.around`.
     method
-        ``"ibp"``, ``"crown-ibp"`` or ``"crown"``, or a member of ``taut.bounds.METHODS`` of
-        your own making.
+        A name of ``taut methods``, such as ``"ibp"``, ``"crown-ibp"``, ``"crown-lbp"``,
+        ``"crown"`` or ``"alpha-crown"``, or a method object of your own making.
     lines
-        Bounding lines of unstable neurons for the two latter: ``"adaptive"``, ``"tight"``,
-        ``"constant"``, or ``"best"`` of the first two (the default).
+        Bounding lines of unstable neurons, for the methods that have a choice: ``"tight"``,
+        ``"adaptive"``, ``"constant"``, ``"zero"``, ``"one"``, ``"same-slope"``, or ``"best"``
+        of the first two (the default).
 
     Returns
     -------
@@ -74,7 +76,7 @@ def bounds(
 
 def margins(
     model: nn.Module,
-    region: Box,
+    region: Region,
     y: Tensor,
     method: str | BoundMethod = "crown-ibp",
     lines: str | None = None,
@@ -116,12 +118,12 @@ def _method(method: str | BoundMethod, lines: str | None) -> BoundMethod:
     return method
 
 
-def _network(model: nn.Module, region: Box) -> Network:
+def _network(model: nn.Module, region: Region) -> Network:
     """Return the traced model, checked against the region."""
     region.check()
     if len(region) == 0:
         raise RegionError("the region holds no image; give at least one")
-    place, kind = region.lower.device, region.lower.dtype
+    place, kind = region.device, region.dtype
     for name, weight in model.named_parameters():
         if weight.device != place or (weight.is_floating_point() and weight.dtype != kind):
             raise RegionError(
@@ -130,7 +132,7 @@ def _network(model: nn.Module, region: Box) -> Network:
                 "region.to(device, dtype)"
             )
     with evaluating(model):
-        net = trace(model, tuple(region.lower.shape[1:])).instance()
+        net = trace(model, tuple(region.shape[1:])).instance()
     if net.classes < 2:
         raise ModelError(f"the model has {net.classes} output; a classifier has at least two")
     return net

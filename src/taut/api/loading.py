@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +13,18 @@ import torch
 from torch import nn
 
 from taut.data import load as load_data
-from taut.errors import ModelError, RunError
+from taut.errors import ConfigError, ModelError, RunError
 from taut.models import MODELS, Normalise
 from taut.models import build as build_model
 
 __all__ = [
     "architecture_of",
     "build_model",
+    "is_onnx",
     "load_data",
     "load_model",
     "network_name",
+    "onnx_architecture",
     "weights_path",
 ]
 
@@ -29,14 +33,15 @@ CUSTOM = "custom:"
 
 
 def load_model(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
-    """Return the network of a run folder or weights file, in evaluation mode, on the CPU.
+    """Return the network of a run folder, weights or ONNX file, in evaluation mode, on the CPU.
 
     Parameters
     ----------
     path
         A run folder whose training is finished, or a ``.safetensors`` file of taut, which
         names its network; with ``model`` also other ``.safetensors``, ``.pt`` and ``.pth``
-        files of weights. No code in them is run.
+        files of weights; or a ``.onnx`` or ``.onnx.gz`` file, see
+        :func:`~taut.formats.onnx.load_onnx`. No code in them is run.
     model
         The network to copy the weights into, for one that is not in ``taut models``. It is
         returned itself, on its own device, in evaluation mode.
@@ -47,8 +52,16 @@ def load_model(path: str | os.PathLike[str], model: nn.Module | None = None) -> 
         When there is nothing at ``path``, or a run whose training is not finished.
     ModelError
         When the file is damaged, of another network, or names none that taut knows.
+    ConfigError
+        When ``model`` is given for an ONNX file, or the package ``onnx`` is not installed.
 
     """
+    if is_onnx(Path(path)):
+        from taut.formats.onnx import load_onnx
+
+        if model is not None:
+            raise ConfigError(f"{path} holds a network, not weights alone; leave out the model")
+        return load_onnx(path)
     from taut.store import load_weights, read_architecture  # a tenth of a second of imports
 
     weights = weights_path(Path(path))
@@ -76,6 +89,26 @@ def weights_path(path: Path) -> Path:
             f"go on with `taut train --resume {path}`"
         )
     raise RunError(f"{path} is no run folder: it has no config.json; check the path")
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a path names an ONNX file, by its ending."""
+    return path.name.endswith((".onnx", ".onnx.gz"))
+
+
+def onnx_architecture(
+    path: Path, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return for an ONNX file what a weights file says of its network.
+
+    The name is that of the file with the start of its hash, since the weights alone do not
+    tell two networks apart.
+    """
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    stem = path.name.removesuffix(".gz").removesuffix(".onnx")
+    classes = math.prod(output_shape)
+    name = f"{CUSTOM}{stem}-{digest}"
+    return {"name": name, "input_shape": list(input_shape), "classes": classes}
 
 
 def _build(architecture: Mapping[str, Any], weights: Path) -> nn.Module:
@@ -118,8 +151,6 @@ def architecture_of(model: nn.Module, input_shape: tuple[int, ...], classes: int
 
 def _meta(name: str, like: Mapping[str, Any]) -> nn.Module | None:
     """Return a named network without weights; None where it cannot take such images."""
-    from taut.errors import ConfigError
-
     try:
         with torch.device("meta"):
             network = build_model(name, like["input_shape"], like["classes"])

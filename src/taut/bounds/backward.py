@@ -167,7 +167,7 @@ def substitute(
 ) -> tuple[Form | None, Tensor | None]:
     """Pull a form back to the input; return it there with the constant ``(N, R)``.
 
-    At the nodes of ``stops`` (the start is none) ``landing`` takes over.
+    At the nodes of ``stops`` ``landing`` takes over.
     """
     pending = {start: form}
     total: Tensor | None = None
@@ -179,7 +179,7 @@ def substitute(
         operator, constant = node.operator, None
         if operator is None:
             over_input = _join(over_input, here, node)
-        elif node.index in stops and node.index != start:
+        elif node.index in stops:
             landed, constant = landing(node, here)
             if landed is not None:
                 over_input = _join(over_input, landed, net.nodes[0])

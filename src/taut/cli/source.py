@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taut.api.loading import CUSTOM, load_data, load_model, weights_path
+from taut.api.loading import (
+    CUSTOM,
+    is_onnx,
+    load_data,
+    load_model,
+    onnx_architecture,
+    weights_path,
+)
 from taut.cli.common import parse_eps
 from taut.data import DATASETS, ImageSet
 from taut.errors import ConfigError, DataError
@@ -45,7 +53,8 @@ class Source:
             )
         found = load_data(name, split, data_dir)
         shape = tuple(self.architecture["input_shape"])
-        if tuple(found.shape) != shape:
+        flat = len(shape) != 3 and prod(found.shape) == prod(shape)  # takes pixels in their order
+        if tuple(found.shape) != shape and not flat:
             raise DataError(
                 f"{name} has images of shape {_by(found.shape)} and the network takes "
                 f"{_by(shape)}; name another data set with --data"
@@ -70,11 +79,13 @@ class Source:
 
 
 def open_source(path: Path, device: str = "auto") -> Source:
-    """Load the network of a run folder or weights file onto a device."""
+    """Load the network of a run folder, weights or ONNX file onto a device."""
     from taut.store import RunFolder, read_architecture
     from taut.training.recipe import CertifySection
     from taut.training.sections import build
 
+    if is_onnx(path):
+        return _open_onnx(path, device)
     weights = weights_path(path)
     recipe = RunFolder.open(path, "train").recipe if path.is_dir() else None
     model = load_model(path).to(pick_device(device))
@@ -83,6 +94,15 @@ def open_source(path: Path, device: str = "auto") -> Source:
         return Source(model, architecture, weights)
     certify = build(CertifySection, recipe.get("certify"), "certify")
     return Source(model, architecture, weights, path, str(recipe["data"]["name"]), certify)
+
+
+def _open_onnx(path: Path, device: str) -> Source:
+    from taut.formats.onnx import accepting_images, load_onnx
+
+    network = load_onnx(path)
+    model, shape = accepting_images(network)
+    architecture = onnx_architecture(path, shape, network.output_shape)
+    return Source(model.to(pick_device(device)), architecture, path)
 
 
 def pick_device(name: str) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from taut.errors import ModelError
 from taut.graph.network import Network, Node
 from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Operator, Shape
@@ -44,6 +46,8 @@ class Graph:
     steps: tuple[Step, ...]
     folded: Mapping[int, int]
     pixel_major: frozenset[int] = frozenset()
+    fixed: tuple[str, ...] = ()
+    """Functional dropout and batch norm traced as evaluated, whose mode cannot be read again."""
 
     @property
     def input_shape(self) -> Shape:
@@ -90,7 +94,20 @@ class Graph:
         updates the running ones, as PyTorch does; the network returned, for the bounds
         of the same step, holds them too, with their gradients. Dropout drops here, and
         here only: bounds are those of the network as it is evaluated.
+
+        Raises :class:`~taut.errors.ModelError` for a module in training mode whose functional
+        calls were traced in evaluation mode.
         """
+        if self.fixed and any(module.training for module in self.module.modules()):
+            raise ModelError(
+                f"the model is in training mode, but {self.fixed[0]} was traced in evaluation "
+                "mode and cannot follow; use nn.Dropout and nn.BatchNorm2d instead of F.dropout, "
+                "F.batch_norm and branches on self.training"
+            )
+        with parametrize.cached():  # one weight a call, also where computing it has an effect
+            return self._clean(x)
+
+    def _clean(self, x: Tensor) -> tuple[Tensor, Network]:
         templates = [step.template for step in self.steps[1:] if step.template is not None]
         if not any(_in_training(template) for template in templates):
             network = self.instance()

@@ -13,7 +13,7 @@ Every network takes another activation, and has a small version for tests:
 torch.Size([2, 3])
 """
 
-from taut.models.activations import ACTIVATIONS
+from taut.models.activations import ACTIVATIONS, ParamRamp
 from taut.models.chain import Concat, Residual
 from taut.models.convolutional import (
     Convolution,
@@ -41,6 +41,7 @@ __all__ = [
     "Description",
     "Inception",
     "Normalise",
+    "ParamRamp",
     "Residual",
     "Size",
     "alexnet",

@@ -8,6 +8,9 @@ from types import MappingProxyType
 from torch import nn
 
 from taut.errors import ConfigError
+from taut.operators.ramp import ParamRamp
+
+__all__ = ["ACTIVATIONS", "Activation", "Maker", "ParamRamp", "maker"]
 
 Shape = tuple[int, ...]
 Maker = Callable[[Shape], nn.Module]
@@ -20,11 +23,12 @@ ACTIVATIONS: Mapping[str, Maker] = MappingProxyType(
     {
         "relu": lambda shape: nn.ReLU(),
         "leaky-relu": lambda shape: nn.LeakyReLU(0.01),
+        "param-ramp": lambda shape: ParamRamp(shape, eta=0.01),
         "sigmoid": lambda shape: nn.Sigmoid(),
         "tanh": lambda shape: nn.Tanh(),
     }
 )
-"""Activations by name. The slope of ``leaky-relu`` is 0.01."""
+"""Activations by name. The outer slope of ``leaky-relu`` and ``param-ramp`` is 0.01."""
 
 
 def maker(activation: Activation) -> Maker:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taut.errors import UnsupportedOperator
 from taut.operators import windows
 from taut.operators.base import POINTWISE, Affine, Reach, Shape
 from taut.operators.registry import (
     Case,
     Entry,
+    Inner,
     Live,
     Template,
     Value,
@@ -261,14 +261,9 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _tensors(weight: Live, bias: Live | None) -> tuple[Tensor, Tensor | None]:
+def tensors(weight: Live, bias: Live | None) -> tuple[Tensor, Tensor | None]:
+    """Return a layer's weight and bias as they are at this moment."""
     return weight(), None if bias is None else bias()
-
-
-def _pair(value: int | Sequence[int]) -> Pair:
-    if isinstance(value, int):
-        return (value, value)
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 @builds(nn.Linear)
@@ -286,59 +281,11 @@ def _linear(
     bias: Live | None = None,
 ) -> Template:
     # Along the last of several axes the channels of a batch norm are another axis: no folding.
-    return Template((input,), lambda: Linear(*_tensors(weight, bias)), folds=len(shape) == 1)
-
-
-@builds(nn.Conv2d)
-def _conv2d_module(shape: Shape, module: nn.Conv2d, x: Value) -> Template:
-    if module.padding_mode != "zeros":
-        raise UnsupportedOperator(
-            f"nn.Conv2d with padding_mode={module.padding_mode!r} has no rule; use zero padding"
-        )
-    return _conv2d(
-        shape,
-        None,
-        x,
-        cast(Live, attribute(module, "weight")),
-        attribute(module, "bias"),
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.groups,
-    )
-
-
-@builds(F.conv2d)
-def _conv2d(
-    shape: Shape,
-    module: None,
-    input: Value,
-    weight: Live,
-    bias: Live | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | str | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Template:
-    step, spread = _pair(stride), _pair(dilation)
-    if isinstance(padding, str):
-        kernel = weight().shape[2:]
-        total = [spread[i] * (kernel[i] - 1) if padding == "same" else 0 for i in range(2)]
-        if any(size % 2 for size in total):
-            raise UnsupportedOperator(
-                "conv2d with padding='same' and an even dilated kernel pads unevenly and has no "
-                "rule; choose an odd kernel or a padding of numbers"
-            )
-        pad = (total[0] // 2, total[1] // 2)
-    else:
-        pad = _pair(padding)
-    return Template(
-        (input,), lambda: Conv2d(*_tensors(weight, bias), step, pad, spread, groups), folds=True
-    )
+    return Template((input,), lambda: Linear(*tensors(weight, bias)), folds=len(shape) == 1)
 
 
 def scale_template(
-    x: Value, scale: Live | None, shift: Live | None, inverse: bool = False
+    x: Value | Inner, scale: Live | None, shift: Live | None, inverse: bool = False
 ) -> Template:
     """Return ``scale * x + shift`` with live readers; ``inverse`` divides by ``scale``."""
 
@@ -357,50 +304,27 @@ def reader(value: Live | Tensor | float) -> Live:
     return cast(Live, live(value))
 
 
-def _weights(generator: torch.Generator, *shape: int) -> Tensor:
+def random_weights(generator: torch.Generator, *shape: int) -> Tensor:
+    """Return float64 weights for a case."""
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def _linear_cases(generator: torch.Generator) -> list[Case]:
     return [
-        Case(Linear(_weights(generator, 5, 7), _weights(generator, 5)), ((7,),)),
-        Case(Linear(_weights(generator, 1, 3), None), ((3,),)),
-        Case(Linear(_weights(generator, 4, 3), _weights(generator, 4)), ((2, 3),)),
+        Case(Linear(random_weights(generator, 5, 7), random_weights(generator, 5)), ((7,),)),
+        Case(Linear(random_weights(generator, 1, 3), None), ((3,),)),
+        Case(Linear(random_weights(generator, 4, 3), random_weights(generator, 4)), ((2, 3),)),
     ]
 
 
-def _conv2d_cases(generator: torch.Generator) -> list[Case]:
-    cases = []
-    for stride, padding, dilation, groups, kernel, size in [
-        ((1, 1), (0, 0), (1, 1), 1, (3, 3), (5, 5)),
-        ((2, 2), (1, 1), (1, 1), 1, (3, 3), (6, 7)),
-        ((2, 1), (0, 2), (1, 1), 2, (4, 3), (7, 6)),
-        ((3, 2), (2, 1), (2, 1), 1, (2, 3), (9, 8)),
-        ((1, 1), (1, 1), (1, 1), 4, (3, 3), (4, 4)),
-        ((2, 2), (0, 0), (1, 1), 1, (1, 1), (5, 4)),
-    ]:
-        weight = _weights(generator, 4, 4 // groups, *kernel)
-        bias = _weights(generator, 4)
-        cases.append(Case(Conv2d(weight, bias, stride, padding, dilation, groups), ((4, *size),)))
-    for stride, padding, kernel, size in [  # few input channels: the other transpose
-        ((2, 2), (1, 1), (4, 4), (8, 7)),
-        ((2, 3), (0, 1), (3, 2), (9, 8)),
-        ((3, 1), (2, 0), (1, 3), (8, 5)),
-    ]:
-        weight, bias = _weights(generator, 4, 1, *kernel), _weights(generator, 4)
-        cases.append(Case(Conv2d(weight, bias, stride, padding), ((1, *size),)))
-    return cases
-
-
 def _scale_cases(generator: torch.Generator) -> list[Case]:
-    per_channel = _weights(generator, 3, 1, 1), _weights(generator, 3, 1, 1)
+    per_channel = random_weights(generator, 3, 1, 1), random_weights(generator, 3, 1, 1)
     return [
         Case(Scale(*per_channel), ((3, 4, 4),)),
-        Case(Scale(None, _weights(generator, 5)), ((5,),)),
-        Case(Scale(_weights(generator, 1), None), ((5,),)),
+        Case(Scale(None, random_weights(generator, 5)), ((5,),)),
+        Case(Scale(random_weights(generator, 1), None), ((5,),)),
     ]
 
 
 register(Entry("linear", "x W^T + b", _linear_cases))
-register(Entry("conv2d", "2-D convolution: stride, padding, dilation, groups", _conv2d_cases))
 register(Entry("scale", "scale * x + shift with constants", _scale_cases))

@@ -62,7 +62,7 @@ def _batch_norm_module(shape: Shape, module: nn.BatchNorm1d | nn.BatchNorm2d, x:
             "batch normalisation without running statistics depends on the rest of the batch; "
             "build it with track_running_stats=True"
         )
-    if len(x.shape) not in (1, 3):
+    if len(x.shape) not in (1, 2, 3):
         raise UnsupportedOperator(f"batch normalisation of a node of shape {x.shape}")
 
     def track(mean: Tensor, var: Tensor, count: int) -> None:

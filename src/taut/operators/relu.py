@@ -81,9 +81,11 @@ class ReLU(Activation):
         # dead gives slope 0, alive slope 1, both with intercept 0.
         high, low = bounds.upper.clamp(min=0), bounds.lower.clamp(max=0)
         tiny = torch.finfo(high.dtype).tiny
-        slope = high / (high - low).clamp(min=tiny)
+        # A slope that underflows has lost its digits; zero is sound with the chord held at (u, u).
+        slope = F.threshold(high / (high - low).clamp(min=tiny), tiny, 0.0)
+        shift = high - high * slope
         if kind == "same-slope":
-            return Lines(slope, None, slope, -low * slope)
+            return Lines(slope, None, slope, shift)
         if kind in ("tight", "zero"):
             lower = (low.detach() == 0) & (high.detach() > 0)
         elif kind == "adaptive":
@@ -92,7 +94,7 @@ class ReLU(Activation):
             lower = high.detach() > 0
         else:
             raise ValueError(f"unknown lines {kind!r}")
-        return Lines(lower.to(slope.dtype), None, slope, -low * slope)
+        return Lines(lower.to(slope.dtype), None, slope, shift)
 
 
 @builds(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
