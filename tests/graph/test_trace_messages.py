@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -96,7 +97,7 @@ FAULTS: dict[type[nn.Module], tuple[type[ModelError], str]] = {
     Late: (ModelError, "Late cannot be traced at .*values of a tensor"),
     Number: (ModelError, "values of a tensor"),
     Loop: (ModelError, "values of a tensor"),
-    Array: (ModelError, "values of a tensor"),
+    Array: (UnsupportedOperator, r"no rule for Tensor\.detach"),
     Asserts: (ModelError, r"does not accept images of shape \(4,\).*colours only"),
     Fits: (ModelError, r"does not accept images of shape \(4,\).*cannot be multiplied"),
     Missing: (ModelError, r"Missing cannot be traced|does not accept.*rectify"),
@@ -118,7 +119,7 @@ def test_the_users_own_line_is_named(
     assert f"{__file__}:{number}: {lines[number - first].strip()}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")  # export is talkative
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_the_users_own_line_is_named(
     [
         (nn.AvgPool3d, "nn.AvgPool2d"),
         (nn.Conv3d, "nn.Conv2d"),
-        ("addmm_", "Tensor.addmm"),
+        ("addmm_", "addmm"),
         (F.softsign, "softplus"),
         (torch.sin, "nn.Linear"),
     ],
@@ -176,5 +177,5 @@ def call(function: Callable[[Tensor], Tensor]) -> nn.Module:
 def test_code_without_a_source_is_named_by_its_error_alone() -> None:
     space: dict[str, Callable[[Tensor], Tensor]] = {}
     exec("def f(x):\n    return x if x.sum() > 0 else -x", space)
-    with pytest.raises(ModelError, match="cannot be traced at .*return function"):
+    with pytest.raises(ModelError, match=r"cannot be traced at .*return function"):
         trace(call(space["f"]), (4,))

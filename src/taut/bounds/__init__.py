@@ -1,11 +1,13 @@
 """Bounds of a network over a region: the methods of the bounding grid."""
 
 from taut.bounds import backward, interval
+from taut.bounds.fused import fused_cross_entropy
 from taut.bounds.interval import Intermediate, propagate
 from taut.bounds.methods import IBP, Backward, BoundMethod, Optimised
 from taut.bounds.optimised import Ascent
 from taut.bounds.refine import refine
 from taut.bounds.registry import METHODS, method_named
+from taut.bounds.zonotope import BudgetError, Zonotope
 from taut.operators.forms import Bounds
 
 __all__ = [
@@ -15,9 +17,12 @@ __all__ = [
     "Backward",
     "BoundMethod",
     "Bounds",
+    "BudgetError",
     "Intermediate",
     "Optimised",
+    "Zonotope",
     "backward",
+    "fused_cross_entropy",
     "interval",
     "method_named",
     "propagate",

@@ -24,7 +24,7 @@ from taut.operators.base import Activation, Affine
 from taut.operators.forms import Bounds, Lines
 from taut.region import Region
 
-_COPIES = 4  # a state, its image and the temporaries of an activation
+_COPIES = 5  # a state, its image and the temporaries of an activation
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,36 +200,30 @@ def _through_affine(operator: Affine, inputs: list[LinearBounds]) -> LinearBound
 
 
 def _through_lines(state: LinearBounds, lines: Lines, axis: int | None) -> LinearBounds:
-    """Map linear bounds by an activation between its lines."""
+    r"""Map linear bounds by an activation between its lines.
 
-    def ends(middle: Tensor, spread: Tensor | None) -> tuple[Tensor, Tensor]:
-        return (middle, middle) if spread is None else (middle - spread, middle + spread)
-
-    low, up = ends(state.middle, state.spread)
-    below, above = ends(state.center, state.radius)
-    low, up = (
-        _chosen(low, up, lines.lower_slope.unsqueeze(1)),
-        _chosen(up, low, lines.upper_slope.unsqueeze(1)),
-    )
-    below, above = (
-        _chosen(below, above, lines.lower_slope),
-        _chosen(above, below, lines.upper_slope),
-    )
+    The lower function becomes :math:`s_L M - |s_L| D`, the upper one :math:`s_U M + |s_U| D`:
+    where a slope is negative the function of the other side counts.
+    """
+    low, up = lines.lower_slope, lines.upper_slope
+    mean, half = (low + up) / 2, (up - low) / 2
+    if state.spread is None:
+        middle = state.middle * mean.unsqueeze(1)
+        spread = state.middle * half.unsqueeze(1)
+    else:
+        skew, size = (up.abs() - low.abs()) / 2, (up.abs() + low.abs()) / 2
+        middle = torch.addcmul(state.middle * mean.unsqueeze(1), state.spread, skew.unsqueeze(1))
+        spread = torch.addcmul(state.middle * half.unsqueeze(1), state.spread, size.unsqueeze(1))
+    below = low * state.center - low.abs() * state.radius
+    above = up * state.center + up.abs() * state.radius
     if axis is not None:
-        low, up = low.sum(axis + 2), up.sum(axis + 2)
+        middle, spread = middle.sum(axis + 2), spread.sum(axis + 2)
         below, above = below.sum(axis + 1), above.sum(axis + 1)
     if lines.lower_intercept is not None:
         below = below + lines.lower_intercept
     if lines.upper_intercept is not None:
         above = above + lines.upper_intercept
-    return LinearBounds((low + up) / 2, (up - low) / 2, (below + above) / 2, (above - below) / 2)
-
-
-def _chosen(same: Tensor, other: Tensor, slope: Tensor) -> Tensor:
-    """Multiply by a slope; where it is negative the bound of the other side counts."""
-    if same is other:
-        return same * slope
-    return torch.where(slope < 0, other, same) * slope
+    return LinearBounds(middle, spread, (below + above) / 2, (above - below) / 2)
 
 
 def last_readers(net: Network) -> dict[int, int]:

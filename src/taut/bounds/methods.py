@@ -158,15 +158,15 @@ class Backward:
 
     def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
         """Bound rows over the logits; images that do not fit the budget together apart."""
-        size = allowance(self.budget, rows.device)
-        step = len(region)
+        if self.before == "ibp" or (self.before == "crown" and self.depth is None):
+            return self._solve(net, region, rows)  # the first is small, the other split by rows
+        size, step = allowance(self.budget, rows.device), len(region)
         if self.before == "lbp":
             per = numbers_per_pixel(net, self._ends(net)) * torch.Size(net.input_shape).numel()
             step = size // (per * rows.element_size())
-        elif self.before == "crown" and self.depth is not None:
-            step = size // max(1, relaxed.image_bytes(net, self.depth, rows))
-        if self.before == "ibp":
-            return self._solve(net, region, rows)
+        else:
+            assert self.depth is not None
+            step = int(0.6 * size) // max(1, relaxed.image_bytes(net, self.depth, rows))
         return in_batches(self._solve, net, region, rows, max(1, step))
 
     def _solve(self, net: Network, region: Region, rows: Tensor) -> Tensor:
@@ -203,9 +203,9 @@ class Backward:
     ) -> tuple[Intermediate, backward.Landing]:
         """Return the bounds of the layers before, and what rows land on."""
         inter = interval.propagate(net, region, budget=self.budget)
-        size = allowance(self.budget, inter.like.device)
         if self.before == "ibp":
             return inter, _on_bounds(inter)
+        size = allowance(self.budget, inter.like.device)
         if self.before == "lbp":
             sweep = Sweep(net, region, size, self._ends(net))
 

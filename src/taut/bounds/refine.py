@@ -53,12 +53,13 @@ def improve(
     Only neurons whose activation still bends on the bounds known so far are bounded
     (the lines of the others are exact already), and a new bound counts only where it is
     better; intervals of the nodes behind are then propagated anew, so that fewer neurons
-    bend there. Neurons that only affine nodes separate from the input are left alone:
-    their bounds are exact. ``everywhere`` bounds every neuron and takes what it finds, as
-    published, even where intervals were better.
+    bend there. Neurons whose intervals are exact, those of the first layer, are left alone.
+    ``everywhere`` bounds every neuron and takes what it finds, as published, even where
+    intervals were better.
     """
     net = inter.net
-    exact, bent, stale = net.affine_of_input(), net.bent(), set[int]()
+    exact = net.exact_over_boxes() if inter.region.exact_box else net.affine_of_input()
+    bent, stale = net.bent(), set[int]()
     for node in net.nodes[1:]:
         if any(i in stale for i in node.inputs):
             assert node.operator is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from taut.bounds.methods import IBP, Backward, BoundMethod, Info, Optimised
+from taut.bounds.zonotope import Zonotope
 from taut.errors import ConfigError
 
 
@@ -74,6 +75,8 @@ _POINTS: dict[str, BoundMethod] = {
     "relaxed-crown-2": Backward("crown", depth=2),
     "crown": Backward("crown"),
     "deeppoly": Backward("crown", lines="adaptive"),
+    "deepz": Zonotope(),
+    "hybrid-zonotope": Zonotope(hybrid=True),
     "alpha-crown": Optimised(),
 }
 

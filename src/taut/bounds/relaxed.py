@@ -16,7 +16,7 @@ from torch import Tensor
 from taut.bounds import backward
 from taut.bounds.form import Form
 from taut.bounds.interval import Intermediate
-from taut.bounds.rows import chunk_size, unit_rows
+from taut.bounds.rows import BRISK, chunk_size, unit_rows
 from taut.errors import RunError
 from taut.graph.network import Network, Node
 from taut.operators.forms import Bounds
@@ -34,12 +34,17 @@ def stops(net: Network, start: int, depth: int) -> frozenset[int]:
 
 @dataclass(frozen=True, eq=False)
 class _Functions:
-    """Linear functions of the input below and above a node: ``(B, n, *input)``, ``(B, n)``."""
+    """Linear functions of the input below and above a node, and their extremes on the region.
+
+    Coefficients ``(B, n, *input)``, all else ``(B, n)``.
+    """
 
     low: Tensor
     low_shift: Tensor
     up: Tensor
     up_shift: Tensor
+    lowest: Tensor
+    highest: Tensor
 
 
 class Anchors:
@@ -66,9 +71,7 @@ class Anchors:
         """Bound neurons of a node and take note of its linear bounds; see ``refine.Bounder``."""
         known = self._functions(inter, source)
         index = (pairs[:, 0], pairs[:, 1])
-        low = inter.region.minimum(known.low) + known.low_shift
-        up = known.up_shift - inter.region.minimum(-known.up)
-        return Bounds(low[index], up[index])
+        return Bounds(known.lowest[index], known.highest[index])
 
     def land(
         self, inter: Intermediate, node: Node, form: Form, samples: Tensor | None
@@ -106,7 +109,7 @@ class Anchors:
             depths = self.net.depths()
             for old in [i for i in self._found if depths[i] + self.depth < depths[source]]:
                 del self._found[old]
-            self._check(len(inter.like), source)
+            self._check(inter.like, source)
             self._found[source] = self._substituted(inter, source)
         return self._found[source]
 
@@ -114,16 +117,21 @@ class Anchors:
         """Pull both rows of every neuron back; images one after another within a chunk."""
         node, batch = self.net.nodes[source], len(inter.like)
         count = torch.Size(node.shape).numel()
-        device = inter.like.device
+        like = inter.like
+        device = like.device
         pairs = torch.cartesian_prod(
             torch.arange(batch, device=device), torch.arange(count, device=device)
         )
         relaxation = backward.family(inter, self.lines)
         reached = stops(self.net, source, self.depth)
-        step = chunk_size(inter, source, pairs, relaxation, self.budget // 2)
-        parts: list[Tensor] = []
-        shifts: list[Tensor] = []
-        for part in pairs.split(step):
+        step = chunk_size(inter, source, pairs, relaxation, self.budget // 4)
+        landed = 4 * max((torch.Size(self.net.nodes[i].shape).numel() for i in reached), default=0)
+        landed += 8 * torch.Size(self.net.input_shape).numel()
+        step = max(1, min(step, min(self.budget // 4, BRISK) // (2 * landed * like.element_size())))
+        low, up = (like.new_empty(len(pairs), *self.net.input_shape) for _ in range(2))
+        low_shift, up_shift, lowest, highest = (like.new_zeros(len(pairs)) for _ in range(4))
+        for at in range(0, len(pairs), step):
+            part = pairs[at : at + step]
             samples = part[:, 0]
 
             def landing(node: Node, form: Form, samples: Tensor = samples) -> backward.Landed:
@@ -132,26 +140,30 @@ class Anchors:
             form, shift = backward.substitute(
                 self.net,
                 source,
-                unit_rows(node, part[:, 1], inter.like),
+                unit_rows(node, part[:, 1], like),
                 relaxation=relaxation,
                 samples=samples,
                 stops=reached,
                 landing=landing,
             )
             assert form is not None
-            rows = form.dense(self.net.input_shape).rows
-            parts.append(rows)
-            shifts.append(rows.new_zeros(rows.shape[:2]) if shift is None else shift)
-        rows = torch.cat(parts).unflatten(0, (batch, count))
-        shift = torch.cat(shifts).unflatten(0, (batch, count))
-        return _Functions(rows[:, :, 0], shift[..., 0], -rows[:, :, 1], -shift[..., 1])
+            rows, here = form.dense(self.net.input_shape).rows, slice(at, at + step)
+            low[here], up[here] = rows[:, 0], -rows[:, 1]
+            least = inter.region[samples].minimum(rows)
+            if shift is not None:
+                low_shift[here], up_shift[here] = shift[:, 0], -shift[:, 1]
+                least = least + shift
+            lowest[here], highest[here] = least[:, 0], -least[:, 1]
+        made = (low, low_shift, up, up_shift, lowest, highest)
+        return _Functions(*(tensor.unflatten(0, (batch, count)) for tensor in made))
 
-    def _check(self, batch: int, source: int) -> None:
+    def _check(self, like: Tensor, source: int) -> None:
         """Refuse linear bounds that do not fit the budget."""
+        batch = len(like)
         pixels = torch.Size(self.net.input_shape).numel()
         held = [len(found.low_shift[0]) for found in self._found.values()]
         wanted = sum(held) + torch.Size(self.net.nodes[source].shape).numel()
-        size = 4 * 2 * batch * pixels * wanted
+        size = 2 * batch * pixels * wanted * like.element_size()
         if size > self.budget:
             raise RunError(
                 f"linear bounds of node {self.net.nodes[source].name!r} need {size / 2**20:.0f} MB "
@@ -171,4 +183,4 @@ def image_bytes(net: Network, depth: int, like: Tensor) -> int:
         ),
         default=0,
     )
-    return 2 * 4 * most * pixels * like.element_size()
+    return int(2.4 * most * pixels * like.element_size())

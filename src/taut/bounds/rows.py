@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _OVERHEAD = 1.4
 """Bytes a walk takes over those of its own tensors: copies that convolutions make."""
 
-_BRISK = 48 * 2**20
+BRISK = 48 * 2**20
 """Bytes of a chunk beyond which a CPU becomes no faster, only the caches colder."""
 
 
@@ -94,5 +94,5 @@ def chunk_size(
     numbers = 2 * meter.total if kept else meter.peak
     size = _OVERHEAD * numbers * inter.like.element_size()
     if inter.like.device.type == "cpu":
-        budget = min(budget, _BRISK)
+        budget = min(budget, BRISK)
     return max(1, int(budget / max(1.0, size)))

@@ -31,7 +31,7 @@ from taut.region.base import flat_rows
 
 Result = TypeVar("Result")
 
-_OVERHEAD = 1.5
+_OVERHEAD = 1.9
 """Bytes a walk takes over those of the elements alive: magnitudes, copies of convolutions."""
 
 

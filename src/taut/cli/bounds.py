@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 EVERY = 5.0
 """Seconds between two plain lines."""
 
+USUAL = ("ibp", "crown-ibp", "crown")
+"""Methods compared where none is asked for: those of the cascade."""
+
 Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
         metavar="NAME",
         help="Bounding method, see `taut methods`; may be repeated.",
-        show_default="all",
+        show_default=", ".join(USUAL),
     ),
 ]
 Lines = Annotated[
@@ -39,9 +42,17 @@ Lines = Annotated[
     typer.Option(
         "--lines",
         metavar="NAME",
-        help="Bounding lines of crown-ibp and crown: adaptive, tight, constant, or best of the "
-        "first two.",
+        help="Bounding lines of the methods that have a choice: tight, adaptive, best of the two, "
+        "constant, zero, one, same-slope.",
         show_default="best",
+    ),
+]
+Norm = Annotated[
+    str,
+    typer.Option(
+        "--norm",
+        metavar="P",
+        help="Norm of the ball of radius eps around each image, cut to the pixel range: inf, 2, 1.",
     ),
 ]
 First = Annotated[int | None, options.first("100")]
@@ -56,6 +67,7 @@ def bounds(
     eps: options.Eps = None,
     method: Methods = None,
     lines: Lines = None,
+    norm: Norm = "inf",
     batch_size: options.BatchSize = 100,
     data_dir: options.DataDir = None,
     device: options.Device = "auto",
@@ -73,21 +85,21 @@ def bounds(
     [bold]Examples[/bold]
       taut bounds runs/demo
       taut bounds runs/a --method crown --lines tight --first 20 --eps 0.05
+      taut bounds runs/a --method crown --norm 2 --eps 0.5
       taut bounds model.safetensors --data mnist --eps 0.1 --json
     """
     from taut.api import results
     from taut.api.loading import network_name
-    from taut.bounds import METHODS
     from taut.cli.source import open_source
 
     keep_pages()
-    chosen = _methods(method or list(METHODS), lines)
+    chosen = _methods(method or list(USUAL), lines)
     with computing_with(threads):
         opened = open_source(source, device)
         size = opened.radius(eps)
         images = opened.images(data, split, first, data_dir)
         folder = opened.folder(out, results.folder_name("bounds", images, size))
-        figures = _measure(opened.model, images, size, chosen, batch_size)
+        figures = _measure(opened.model, images, size, norm, chosen, batch_size)
     figures["model"] = network_name(opened.architecture)
     results.write_figures(folder, "bounds", figures)
     if as_json:
@@ -114,6 +126,7 @@ def _measure(
     model: nn.Module,
     images: ImageSet,
     eps: float,
+    norm: str,
     methods: Mapping[str, BoundMethod],
     batch_size: int,
 ) -> dict[str, Any]:
@@ -122,14 +135,14 @@ def _measure(
 
     from taut.api.bounding import bounds as bounds_of
     from taut.api.bounding import margins
-    from taut.region import Box
+    from taut.region import LpBall
     from taut.verify.inputs import check_model, placement
 
     device, dtype = placement(model)
     one = images.pixels(slice(0, 1)).to(device, dtype)
     check_model(model, one, images.labels, len(images))
     with torch.no_grad():  # the first pass of a process is slow, and no method's fault
-        bounds_of(model, Box.around(one, eps), "ibp")
+        bounds_of(model, LpBall.around(one, eps, norm), "ibp")
     rows: list[dict[str, Any]] = []
     state = {"now": ""}
 
@@ -145,7 +158,8 @@ def _measure(
                 part = slice(start, start + batch_size)
                 x, y = images.pixels(part).to(device, dtype), images.labels[part].to(device)
                 began = time.perf_counter()
-                smallest[part] = margins(model, Box.around(x, eps), y, method).amin(1).cpu().float()
+                region = LpBall.around(x, eps, norm)
+                smallest[part] = margins(model, region, y, method).amin(1).cpu().float()
                 seconds += time.perf_counter() - began
                 if not rows:
                     correct += int((model(x).argmax(1) == y).sum())
@@ -157,6 +171,7 @@ def _measure(
         "certified_accuracy": None,
         "images": len(images),
         "eps": eps,
+        "norm": norm,
         "seconds": sum(row["seconds"] for row in rows),
         "verdicts": {},
         "data": images.name,
@@ -189,10 +204,12 @@ def _show(figures: Mapping[str, Any]) -> None:
             duration(row["seconds"]),
         )
     screen = console()
+    norm = "" if figures["norm"] == "inf" else f" in l_{figures['norm']}"
     heading(
         screen,
         f"{figures['model']} on {figures['data']}, {figures['split']} split, "
-        f"{figures['images']} images, eps {radius(figures['eps'])}",
+        f"{figures['images']} images, "
+        f"eps {radius(figures['eps'])}{norm}",
     )
     screen.print(rows)
     screen.print(f"natural accuracy {percent(figures['natural_accuracy'])}")

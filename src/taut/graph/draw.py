@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from taut.errors import ModelError, TautError
 from taut.graph.lower import lowered
-from taut.graph.messages import first_line, place_of, untraceable
+from taut.graph.messages import first_line, out_of_memory, place_of, untraceable
 from taut.graph.probe import BATCH, version_of
 from taut.operators.base import Shape
 from taut.operators.registry import BUILDERS
@@ -73,14 +73,17 @@ def example(root: nn.Module, batch: int, shape: Shape) -> Tensor:
 def run(root: Root, images: Tensor) -> Tensor:
     """Call a module on images.
 
-    Raises :class:`~taut.errors.ModelError`, with the user's line, for whatever the call raises.
+    Raises :class:`~taut.errors.ModelError`, with the user's line, for whatever the call raises
+    but for memory that runs out.
     """
     try:
         with torch.no_grad():
             found: Tensor = root(images)
-    except (TautError, MemoryError):
+    except TautError:
         raise
     except Exception as error:  # whatever the user's code raises
+        if out_of_memory(error):
+            raise
         batch, *shape = images.shape
         many = f" in a batch of {batch}"
         raise ModelError(
@@ -106,9 +109,11 @@ def symbolic(root: Root) -> Drawing | Exception:
     try:
         with as_it_was(root):
             return Drawing(root, _Tracer().trace(root), exported=False)
-    except (TautError, MemoryError):
+    except TautError:
         raise
     except Exception as error:  # fx raises a zoo of types; all mean it cannot trace the module
+        if out_of_memory(error):
+            raise
         return error
 
 
@@ -126,9 +131,11 @@ def exported(root: Root, shape: Shape, why: Exception) -> Drawing:
                 dynamic_shapes={"x": {0: torch.export.Dim.AUTO}},
                 strict=False,
             )
-    except (TautError, MemoryError):
+    except TautError:
         raise
     except Exception as error:  # export raises as many
+        if out_of_memory(error):
+            raise
         raise untraceable(type(root.model).__name__, why, error) from error
     return Drawing(root, lowered(program, root), exported=True)
 
@@ -175,7 +182,7 @@ class _Tracer(fx.Tracer):
         """Whether a module is one node."""
         if isinstance(m, parametrize.ParametrizationList):
             return True
-        if m._forward_hooks or m._forward_pre_hooks:
+        if (m._forward_hooks or m._forward_pre_hooks) and not self._is_model(m):
             return False
         kind = parametrize.type_before_parametrizations(m)
         if kind in BUILDERS:
@@ -183,11 +190,20 @@ class _Tracer(fx.Tracer):
         return kind.__module__.startswith("torch.nn.modules") and kind is not nn.Sequential
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Call a submodule; wrappers are passed through."""
+        """Call a submodule; wrappers are passed through.
+
+        Hooks are drawn as well, but for those of the whole model: most of them only watch, and
+        where they do more the graph is found to differ from the model.
+        """
         inner = unwrapped(m)
         if inner is not m:
             return inner(*args, **kwargs)
+        if self._is_model(m):
+            forward = m.forward
         return super().call_module(m, forward, args, kwargs)
+
+    def _is_model(self, module: nn.Module) -> bool:
+        return isinstance(self.root, Root) and module is self.root.model
 
     def create_arg(self, a: Any) -> Any:
         """Turn an argument into one of a node."""

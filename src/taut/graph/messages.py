@@ -30,6 +30,14 @@ _STAPLES = ("nn.Linear", "nn.Conv2d", "nn.ReLU")
 _NEAREST = 10
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device, and no more than that."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(words in text for words in ("can't allocate memory", "not enough memory"))
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

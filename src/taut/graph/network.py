@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from taut.operators.affine import Scale
 from taut.operators.base import Activation, Affine, Operator, Shape
+from taut.operators.shape import Identity, Reshape
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,23 @@ class Network:
         found = {0}
         for node in self.nodes[1:]:
             if node.is_affine and all(i in found for i in node.inputs):
+                found.add(node.index)
+        return found
+
+    def exact_over_boxes(self) -> set[int]:
+        """Return nodes whose intervals are exact over a box: one mixing of pixels at most.
+
+        Elements of the nodes in ``apart`` depend on pixels of their own, so that one affine
+        operator after them loses nothing; what only moves or scales elements never does.
+        """
+        apart, found = {0}, {0}
+        for node in self.nodes[1:]:
+            if not node.is_affine:
+                continue
+            if isinstance(node.operator, Scale | Identity | Reshape):
+                found.update({node.index} if node.inputs[0] in found else ())
+                apart.update({node.index} if node.inputs[0] in apart else ())
+            elif len(node.inputs) == 1 and node.inputs[0] in apart:
                 found.add(node.index)
         return found
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from taut.errors import ModelError, UnsupportedOperator
-from taut.graph.messages import first_line, named, source_line
+from taut.graph.messages import first_line, named, out_of_memory, source_line
 from taut.graph.reading import Expression, writes_in_place
 from taut.operators.registry import Live
 
@@ -111,8 +111,6 @@ class Probe(fx.Interpreter):
         try:
             with torch.no_grad():
                 self.run(images)
-        except (ModelError, MemoryError):
-            raise
         except _PerBatchError as error:
             assert self.at is not None
             raise UnsupportedOperator(per_batch(self.at)) from error
@@ -123,6 +121,8 @@ class Probe(fx.Interpreter):
                 f"{self.at.name!r}{source_line(self.at)}; compute a new tensor"
             ) from error
         except Exception as error:  # shapes that do not fit surface as whatever torch raises
+            if out_of_memory(error):
+                raise
             place = f" at node {self.at.name!r}{source_line(self.at)}" if self.at else ""
             raise ModelError(
                 f"the model does not accept images of shape {tuple(images.shape[1:])}{place}: "

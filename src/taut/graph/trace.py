@@ -22,6 +22,7 @@ from taut.graph.draw import (
     unwrapped,
 )
 from taut.graph.graph import Graph
+from taut.graph.messages import out_of_memory
 from taut.graph.probe import BATCH
 from taut.operators.base import Shape
 
@@ -65,7 +66,7 @@ def trace(module: nn.Module, input_shape: Sequence[int]) -> Graph:
         root.eval()
         if isinstance(drawing, Drawing):
             graph = build(drawing, shape)
-            if _differs(root, graph, shape, (BATCH,)) is None:
+            if _agrees(root, graph, shape):
                 return graph
             # Python looked at a placeholder (isinstance, an f-string) and went another way.
             why: Exception = ModelError("forward() does not treat placeholders as tensors")
@@ -87,6 +88,17 @@ def _by_export(root: Root, shape: Shape, why: Exception) -> Graph:
     if isinstance(why, ModelError) and root.was_training:
         return replace(graph, fixed=(*graph.fixed, "forward()"))
     return graph
+
+
+def _agrees(root: Root, graph: Graph, shape: Shape) -> bool:
+    """Whether a graph agrees with its module on a few images, or on one where memory is short."""
+    for batch in (BATCH, 1):
+        try:
+            return _differs(root, graph, shape, (batch,)) is None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+    return True  # the module computes nothing here that could disagree
 
 
 def _differs(root: Root, graph: Graph, shape: Shape, batches: Sequence[int]) -> int | None:

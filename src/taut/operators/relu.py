@@ -46,6 +46,36 @@ class _IntervalReLU(torch.autograd.Function):
         return center, high.sub_(center)
 
 
+class _Chord(torch.autograd.Function):
+    """Slope and intercept of the upper line on ``[l, u]``, for all three states at once.
+
+    With the stable sides clamped away one formula serves them: dead gives slope 0, alive
+    slope 1, both with intercept 0. The chord is held at (u, u), so that rounding of the
+    slope does not lower it there; a slope that underflows has lost its digits and is zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        high, low = upper.clamp(min=0), lower.clamp(max=0)
+        tiny = torch.finfo(high.dtype).tiny
+        width = torch.sub(high, low, out=low).clamp_(min=tiny)
+        slope = torch.div(high, width)
+        torch.threshold_(slope, tiny, 0.0)
+        shift = torch.addcmul(high, high, slope, value=-1)
+        ctx.save_for_backward(lower, upper, width, slope)
+        return slope, shift
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        # With w = u - l: ds/du = -l / w^2, ds/dl = u / w^2, and t = u (1 - s).
+        by_slope, by_shift = grads
+        lower, upper, width, slope = ctx.saved_tensors
+        bent = (lower < 0) & (upper > 0)
+        common = (by_slope - upper * by_shift) / width
+        to_upper = (1 - slope) * (common + by_shift)
+        return torch.where(bent, slope * common, 0), torch.where(bent, to_upper, 0)
+
+
 @dataclass(frozen=True)
 class ReLU(Activation):
     r"""``max(z, 0)``.
@@ -77,24 +107,20 @@ class ReLU(Activation):
     def lines(self, bounds: Bounds, kind: str) -> Lines:
         if kind == "constant":
             return self.constant_lines(bounds)
-        # With the stable sides clamped away one formula serves all three states:
-        # dead gives slope 0, alive slope 1, both with intercept 0.
-        high, low = bounds.upper.clamp(min=0), bounds.lower.clamp(max=0)
-        tiny = torch.finfo(high.dtype).tiny
-        # A slope that underflows has lost its digits; zero is sound with the chord held at (u, u).
-        slope = F.threshold(high / (high - low).clamp(min=tiny), tiny, 0.0)
-        shift = high - high * slope
+        slope, shift = _Chord.apply(bounds.lower, bounds.upper)  # type: ignore[no-untyped-call]
         if kind == "same-slope":
             return Lines(slope, None, slope, shift)
+        lower, upper = bounds.lower.detach(), bounds.upper.detach()
+        one = torch.empty_like(slope, requires_grad=False)
         if kind in ("tight", "zero"):
-            lower = (low.detach() == 0) & (high.detach() > 0)
+            torch.logical_and(lower >= 0, upper > 0, out=one)
         elif kind == "adaptive":
-            lower = (high + low).detach() > 0
+            torch.gt(upper, lower.neg(), out=one)
         elif kind == "one":
-            lower = high.detach() > 0
+            torch.gt(upper, 0, out=one)
         else:
             raise ValueError(f"unknown lines {kind!r}")
-        return Lines(lower.to(slope.dtype), None, slope, shift)
+        return Lines(one, None, slope, shift)
 
 
 @builds(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
