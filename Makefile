@@ -38,7 +38,7 @@ demo: $(INSTALLED)
 	@$(BIN)/taut report $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -48,6 +48,8 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/bounds.py
+	$(BIN)/python benchmarks/crown.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/import_time.py
 
 docs: $(INSTALLED)

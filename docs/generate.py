@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import command_tree
+import torch
 
 from taut import training
 from taut.attacks import ATTACKS
 from taut.bounds import METHODS as BOUNDING
 from taut.data import AUGMENTATIONS, DATASETS
 from taut.models import MODELS, size
-from taut.operators.registry import BUILDERS, OPERATORS, describe
+from taut.operators import OPERATORS, Affine, Entry
+from taut.operators.registry import BUILDERS, describe
 from taut.training.recipe import SECTIONS
 
 DOCS = Path(__file__).parent
@@ -261,11 +263,42 @@ def attacks() -> str:
     return table(("attack", "field", "default", "meaning"), merged(rows, 0))
 
 
+def bounding_points() -> str:
+    """Return the bounding methods as the objects that `taut.bounds` makes them of."""
+    rows = []
+    for name, method in BOUNDING.items():
+        fields = [f for f in dataclasses.fields(typing.cast(Any, method)) if f.init]
+        given = [
+            f"{f.name}={getattr(method, f.name)!r}"
+            for f in fields
+            if f.default is not getattr(method, f.name)
+        ]
+        rest = ", ".join(code(f.name) for f in fields if f.default is getattr(method, f.name))
+        rows.append((code(name), code(f"{type(method).__name__}({', '.join(given)})"), rest or "-"))
+    return table(("name", "object", "further fields"), rows)
+
+
 def operators() -> str:
     """Return the operators, and what a traced model may hold."""
-    known = ", ".join(code(name) for name in sorted({describe(target) for target in BUILDERS}))
-    rows = ((code(entry.name), entry.summary) for entry in OPERATORS.values())
-    return f"{table(('operator', 'what it computes'), rows)}\n\nTraced from: {known}."
+    rows = [(_kind(entry), code(entry.name), entry.summary) for entry in OPERATORS.values()]
+    parts = [table(("kind", "operator", "what it computes"), sorted(rows))]
+    found: dict[str, set[str]] = {"Modules": set(), "Functions": set(), "Methods of tensors": set()}
+    for target in BUILDERS:
+        if isinstance(target, type):
+            known = target.__module__.startswith("torch.")
+            found["Modules"].add(describe(target) if known else f"taut.models.{target.__name__}")
+        else:
+            kind = "Methods of tensors" if isinstance(target, str) else "Functions"
+            found[kind].add(describe(target).removeprefix("Tensor."))
+    for kind, names in found.items():
+        parts.append(f"{kind}: {', '.join(code(name) for name in sorted(names))}.")
+    return "\n\n".join(parts)
+
+
+def _kind(entry: Entry) -> str:
+    """Return whether linear forms pass an operator exactly."""
+    (kind,) = {isinstance(c.operator, Affine) for c in entry.cases(torch.Generator())}
+    return "affine" if kind else "bends"
 
 
 def recipes() -> str:
@@ -336,7 +369,7 @@ def networks() -> str:
                 model.source,
             )
         )
-    return table(("name", "layers", "input", "parameters", "ReLUs", "source"), rows)
+    return table(("name", "layers", "input", "parameters", "activations", "source"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -344,6 +377,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe-method": method_keys,
     "training-methods": training_methods,
     "bounding-methods": bounding_methods,
+    "bounding-points": bounding_points,
     "axes": axes,
     "attacks": attacks,
     "operators": operators,

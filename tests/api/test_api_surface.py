@@ -17,7 +17,8 @@ import taut.bounds
 NAMES = {
     "Bounds", "Box", "Cascade", "Certification", "FGSM", "FitResult", "ImageSet", "LpBall",
     "PGD", "Settings", "Status", "TautError", "Verdict", "__version__", "attack", "bounds",
-    "build_model", "certify", "fit", "load_data", "load_model", "load_onnx", "margins", "save_onnx", "trace",
+    "build_model", "certify", "fit", "load_data", "load_model", "load_onnx", "margins", "save_onnx",
+    "trace",
 }  # fmt: skip
 
 HEAVY = ("lightning_fabric", "pydantic", "rich", "typer", "pooch", "plotly", "tensorboardX",

@@ -16,7 +16,10 @@ import torch
 from docs_pages import PAGES, ROOT, blocks, prose
 
 import taut
+from taut.bounds import METHODS as BOUNDING
+from taut.bounds import Backward
 from taut.data import ImageSet
+from taut.operators import LINES, ReLU
 from taut.store import RunFolder
 from taut.store.journal import JOURNAL_FORMAT, META_REQUIRED, Journal
 from taut.store.summary import REQUIRED
@@ -172,6 +175,65 @@ def test_the_rooms_import_one_way() -> None:
             text = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", file.read_text())
             wrong = re.search(rf"^\s*(?:from|import) taut\.({'|'.join(later)})\b", text, re.M)
             assert wrong is None, f"{file.relative_to(source)} imports {wrong and wrong[1]}"
+
+
+def test_the_rooms_beside_the_row_stand_on_what_the_page_says() -> None:
+    """Exactly on that: a room that is no longer needed fails as well as a new one."""
+    source = ROOT / "src" / "taut"
+    row = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", re.M)
+    rows = row.findall(page("architecture.md").split("| room | stands on |")[1].split("## ")[0])
+    assert {name for name, _, _ in rows} == {"models", "formats", "attacks", "training"}
+    rooms = {path.name for path in source.iterdir() if path.is_dir() and path.name != "recipes"}
+
+    def stands_on(room: str) -> set[str]:
+        text = "\n".join(file.read_text() for file in (source / room).rglob("*.py"))
+        found = re.findall(r"^\s*(?:from|import) taut\.(\w+)", text, re.M)
+        return set(found) - {room, "errors", "_version"}
+
+    for room, below, above in rows:
+        assert stands_on(room) == set(re.findall(r"`(\w+)`", below)), room
+        readers = {name for name in rooms - {room} if room in stands_on(name)}
+        assert readers == set(re.findall(r"`(\w+)`", above)), room
+
+
+def test_the_files_of_the_bounds_are_those_of_the_page() -> None:
+    section = page("architecture.md").split("### Inside `bounds`")[1].split("### ")[0]
+    told = set(re.findall(r"`(\w+\.py)`", section))
+    source = ROOT / "src" / "taut" / "bounds"
+    assert told == {path.name for path in source.glob("*.py")} - {"__init__.py"}
+
+
+def test_the_table_of_lines_has_every_family_with_its_lower_line() -> None:
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+?) \| .+ \|$", _lines_section(), re.M))
+    assert set(rows) == {*LINES, "best"}
+    z = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    for low, high in ((-1.0, 2.0), (-2.0, 1.0)):
+        ends = (torch.tensor([end], dtype=torch.float64) for end in (low, high))
+        bounds = taut.Bounds(*ends)
+        for kind in LINES:
+            lines = ReLU().lines(bounds, kind)
+            told = {"0": 0 * z, "z": z, "parallel": z * high / (high - low)}
+            text = rows[kind]
+            words = re.match(r"0|z|parallel", text)
+            assert words is not None
+            expected = told[words[0]]
+            if kind == "adaptive" and not high > -low:
+                assert text == "z where u > -l, else 0"
+                expected = 0 * z
+            shift = 0 if lines.lower_intercept is None else lines.lower_intercept
+            torch.testing.assert_close(lines.lower_slope * z + shift, expected)
+
+
+def _lines_section() -> str:
+    return page("methods.md").split("### Lines")[1].split("**When adaptive")[0]
+
+
+def test_the_axes_of_the_bounding_grid_are_the_fields() -> None:
+    section = page("methods.md").split("### The axes")[1].split("<!--")[0]
+    told = set(re.findall(r"^\| .+? \| `(\w+)` \|", section, re.M))
+    assert told == {field.name for field in dataclasses.fields(Backward)}
+    listed = {m for m in BOUNDING if f"`{m}`" in page("architecture.md")}
+    assert listed == set(BOUNDING)
 
 
 def test_the_run_folder_is_as_described(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from taut.bounds import (
     Ascent,
     Backward,
     BoundMethod,
+    BudgetError,
     Intermediate,
     Optimised,
     backward,
@@ -385,3 +386,13 @@ def test_a_linear_net_reaches_the_exact_optimum_over_a_ball(clipped: bool, p: st
     for method in (IBP(), tight("ibp"), tight("lbp", 1), tight("crown"), Optimised()):
         found = method.margins(net, ball, y)
         torch.testing.assert_close(found, expected + bias, rtol=1e-9, atol=1e-9)
+
+
+def test_what_does_not_fit_the_budget_is_refused() -> None:
+    """Caught at the budget, not by the operating system; also a MemoryError, for a cascade."""
+    net, box, y = setting("relu", 3)
+    ball = LpBall.around(uniform(generator(1), 3, *net.input_shape), 0.4, 2)
+    with pytest.raises(BudgetError, match=r"over a ball need .* MB an image, above"):
+        Backward("lbp", depth=1, budget=10).margins(net, ball, y)
+    with pytest.raises(MemoryError, match="above the budget of 0 MB; raise it, or choose"):
+        Backward("crown", depth=1, budget=10).margins(net, box, y)

@@ -20,8 +20,10 @@ from torch import Tensor
 from taut.bounds.form import Form, pick
 from taut.bounds.relax import dot, relax
 from taut.graph.network import Network, Node
+from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Activation, Affine
 from taut.operators.forms import Interval, Lines
+from taut.operators.shape import Identity, Reshape
 from taut.property import margin_rows, pad_true_class
 
 if TYPE_CHECKING:
@@ -187,10 +189,10 @@ def substitute(
             if operator.axis is not None:
                 here = here.dense(node.shape)
             lines = relaxation(node, here, samples)
-            rows, constant = relax(here.rows, lines, operator.axis)
+            rows, constant = relax(here.rows, lines, operator.axis, own=here.own)
             if meter is not None:
                 meter.see(pending, here.rows, rows, lines.lower_slope, rows)
-            _put(pending, net.nodes[node.inputs[0]], Form(rows, here.window))
+            _put(pending, net.nodes[node.inputs[0]], Form(rows, here.window, own=True))
         else:
             assert isinstance(operator, Affine)
             constant = _through_affine(net, node, operator, here, pending, meter)
@@ -229,8 +231,11 @@ def _through_affine(
         window = form.window.reached(reach)
     if meter is not None:
         meter.see(pending, flat, *pulled, *pulled)
+    own = isinstance(operator, Conv2d | Linear) or (
+        form.own and isinstance(operator, Reshape | Identity)
+    )
     for source, rows in zip(sources, pulled, strict=True):
-        _put(pending, source, Form(rows.unflatten(0, (groups, count)), window))
+        _put(pending, source, Form(rows.unflatten(0, (groups, count)), window, own))
     return None if constant is None else constant.view(groups, count)
 
 

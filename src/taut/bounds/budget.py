@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from taut.errors import RunError
+
 SHARE = 0.25
 """Of the free memory, what a bounding call takes for its coefficients by default."""
 
@@ -17,6 +19,10 @@ _CGROUPS = (  # the limit of a container, and what it has used
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
 )
+
+
+class BudgetError(RunError, MemoryError):
+    """Coefficients do not fit the budget. A ``MemoryError`` too: a cascade halves its batch."""
 
 
 def free_bytes(device: torch.device) -> int:

@@ -64,6 +64,8 @@ class Form:
 
     rows: Tensor
     window: Window | None = None
+    own: bool = False
+    """Whether nobody else holds the rows, so that they may be overwritten."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,7 +75,7 @@ class Form:
     def __add__(self, other: Form) -> Form:
         """Add forms at one node; windows that overlap in one way only are widened."""
         if self.window is None and other.window is None:
-            return Form(self.rows + other.rows)
+            return Form(self.rows + other.rows, own=True)
         assert self.window is not None
         assert other.window is not None
         down = other.window.rows[0] - self.window.rows[0]
@@ -85,7 +87,8 @@ class Form:
         theirs = F.pad(
             other.rows, (right - left, far - right - width, down - top, bottom - down - height)
         )
-        return Form(mine + theirs, self.window.reached(Reach((1, 1), (-top, -left), (1, 1))))
+        where = self.window.reached(Reach((1, 1), (-top, -left), (1, 1)))
+        return Form(mine + theirs, where, own=True)
 
     def joins(self, other: Form) -> bool:
         """Whether the sum with another form can be had without making both dense."""
@@ -113,7 +116,7 @@ class Form:
         )
         whole = flat.view(groups, count, height, width, shape[0])
         whole = whole[:, :, top : top + shape[1], left : left + shape[2]]
-        return Form(whole.permute(0, 1, 4, 2, 3))
+        return Form(whole.permute(0, 1, 4, 2, 3), own=True)
 
     def worthwhile(self, shape: tuple[int, ...]) -> bool:
         """Whether the window is small enough against a node of ``shape`` to be kept."""
@@ -127,7 +130,7 @@ class Form:
         ones = self.rows.new_ones(1, 1, *shape[1:])
         nobody = torch.zeros_like(self.window.top)
         mask = pick(ones, nobody, self.window, self.size)
-        return Form(self.rows * mask.unsqueeze(1), self.window)
+        return Form(self.rows * mask.unsqueeze(1), self.window, own=True)
 
 
 def _pixels(window: Window, size: tuple[int, int], offset: tuple[int, int], width: int) -> Tensor:

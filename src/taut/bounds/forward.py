@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from taut.bounds.budget import BudgetError
 from taut.bounds.form import Form
 from taut.bounds.interval import Intermediate
-from taut.errors import RunError
 from taut.graph.network import Network, Node
 from taut.operators.base import Activation, Affine
 from taut.operators.forms import Bounds, Lines
@@ -69,7 +69,7 @@ class Sweep:
         size = len(region) * numbers_per_pixel(net, kept) * region.box.lower.element_size()
         step = min(pixels, budget // max(1, size))
         if step < pixels and not region.exact_box:
-            raise RunError(
+            raise BudgetError(
                 f"linear bounds over a ball need {size * pixels / 2**20:.0f} MB an image, above "
                 f"the budget of {budget / 2**20:.0f} MB; raise it or choose crown-ibp or crown"
             )

@@ -13,16 +13,21 @@ from taut.operators.forms import Lines
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
-def relax(form: Tensor, lines: Lines, axis: int | None = None) -> tuple[Tensor, Tensor]:
+def relax(
+    form: Tensor, lines: Lines, axis: int | None = None, *, own: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Pull a form through an activation enclosed by ``lines``.
 
     .. math:: a' = a^+ s_L + a^- s_U, \qquad c = a^+ t_L + a^- t_U
 
     Shapes: form ``(N, R, *shape)``; result the same, and ``(N, R)``. An activation that
-    takes ``axis`` together gives the result that axis back.
+    takes ``axis`` together gives the result that axis back. Without gradients a form that is
+    nobody else's (``own``) is overwritten.
     """
     if axis is not None:
         return _spread(form, lines, axis)
+    if own and not torch.is_grad_enabled():
+        return form, _relax_in_place(form, lines)
     pulled, constant = _Relax.apply(  # type: ignore[no-untyped-call]
         form, lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept
     )
@@ -41,6 +46,25 @@ def _spread(form: Tensor, lines: Lines, axis: int) -> tuple[Tensor, Tensor]:
     if lines.upper_intercept is not None:
         constant = constant + dot(below, lines.upper_intercept)
     return pulled, constant
+
+
+def _relax_in_place(form: Tensor, lines: Lines) -> Tensor:
+    """Overwrite a form with what it is before the activation; return the constant."""
+    low, up_shift, low_shift = lines.lower_slope, lines.upper_intercept, lines.lower_intercept
+    step = lines.upper_slope - low
+    constant = form.new_zeros(form.shape[:2])
+    parts = pieces(form)
+    buffer = torch.empty_like(form[parts[0]]) if parts else form
+    for part in parts:
+        a = form[part]
+        below = torch.clamp(a, max=0, out=buffer[: len(a)])
+        if up_shift is not None:
+            constant[part] += dot(below, up_shift[part])
+        if low_shift is not None:
+            constant[part] += dot(a - below, low_shift[part])
+        below.mul_(step[part].unsqueeze(1))
+        a.mul_(low[part].unsqueeze(1)).add_(below)
+    return constant
 
 
 class _Relax(torch.autograd.Function):

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from taut.bounds import backward
+from taut.bounds.budget import BudgetError
 from taut.bounds.form import Form
 from taut.bounds.interval import Intermediate
 from taut.bounds.rows import BRISK, chunk_size, unit_rows
-from taut.errors import RunError
 from taut.graph.network import Network, Node
 from taut.operators.forms import Bounds
 
@@ -165,7 +165,7 @@ class Anchors:
         wanted = sum(held) + torch.Size(self.net.nodes[source].shape).numel()
         size = 2 * batch * pixels * wanted * like.element_size()
         if size > self.budget:
-            raise RunError(
+            raise BudgetError(
                 f"linear bounds of node {self.net.nodes[source].name!r} need {size / 2**20:.0f} MB "
                 f"for {batch} images, above the budget of {self.budget / 2**20:.0f} MB; raise it, "
                 "or choose crown-ibp or crown"

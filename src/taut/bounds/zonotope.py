@@ -16,13 +16,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from taut.bounds.budget import allowance
+from taut.bounds.budget import BudgetError, allowance
 from taut.bounds.forward import last_readers
 from taut.bounds.interval import Intermediate, propagate
 from taut.bounds.methods import Info, margins_by, outputs_by
 from taut.bounds.relax import dot
 from taut.bounds.tail import merged
-from taut.errors import ConfigError, RunError
+from taut.errors import ConfigError
 from taut.graph.network import Network, Node
 from taut.operators.base import Activation, Affine
 from taut.operators.forms import Bounds, Interval, Lines
@@ -33,10 +33,6 @@ Result = TypeVar("Result")
 
 _OVERHEAD = 1.9
 """Bytes a walk takes over those of the elements alive: magnitudes, copies of convolutions."""
-
-
-class BudgetError(RunError, MemoryError):
-    """The generators do not fit the budget. A ``MemoryError`` too: a cascade halves its batch."""
 
 
 @dataclass(frozen=True, eq=False)

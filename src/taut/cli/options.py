@@ -28,7 +28,7 @@ Source = Annotated[
     Path,
     typer.Argument(
         metavar="RUN_OR_WEIGHTS",
-        help="Run folder of `taut train`, or a .safetensors file of taut.",
+        help="Run folder of `taut train`, a .safetensors file of taut, or an .onnx file.",
         show_default=False,
     ),
 ]
@@ -51,7 +51,7 @@ Eps = Annotated[
     typer.Option(
         "--eps",
         metavar="RADIUS",
-        help="l_inf radius in pixel units of 0 to 1: a number, 0.1, or a fraction, 8/255.",
+        help="Radius around each image, in pixel units of 0 to 1: 0.1, or a fraction, 8/255.",
         show_default="the run's certify.eps",
     ),
 ]

@@ -128,8 +128,9 @@ class Linear(Affine):
 
     def pixel_major(self, image: Shape) -> Linear:
         """Return the operator for inputs flattened pixel by pixel from ``(C, H, W)``."""
-        weight = self.weight.unflatten(1, image).permute(0, 2, 3, 1).flatten(1)
-        return Linear(weight, self.bias)
+        count = self.weight.shape[1]
+        order = torch.arange(count, device=self.weight.device).view(image[0], -1).T.reshape(-1)
+        return Linear(self.weight.index_select(1, order), self.bias)
 
 
 @dataclass(frozen=True, eq=False)
