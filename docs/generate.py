@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import command_tree
-import torch
+import engine_tables
+from cells import code, table
 
 from taut import training
 from taut.attacks import ATTACKS
 from taut.bounds import METHODS as BOUNDING
 from taut.data import AUGMENTATIONS, DATASETS
 from taut.models import MODELS, size
-from taut.operators import OPERATORS, Affine, Entry
-from taut.operators.registry import BUILDERS, describe
 from taut.training.recipe import SECTIONS
 
 DOCS = Path(__file__).parent
@@ -116,14 +115,6 @@ def _docstring(cls: type) -> str:
     return "\n".join([first, *(line[indent:] for line in lines)])
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; bars inside cells are escaped."""
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    for row in rows:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-    return "\n".join(lines)
-
-
 def merged(rows: Iterable[Sequence[str]], *columns: int) -> list[list[str]]:
     """Join rows that differ in nothing but these columns; their cells are listed."""
     found: dict[tuple[str, ...], list[list[str]]] = {}
@@ -138,11 +129,6 @@ def merged(rows: Iterable[Sequence[str]], *columns: int) -> list[list[str]]:
             cells[place] = ", ".join(distinct)
         joined.append(cells)
     return joined
-
-
-def code(value: object) -> str:
-    """Return a value as code; nothing for an empty one."""
-    return f"`{value}`" if value not in ("", None) else ""
 
 
 def kind(hint: Any) -> str:
@@ -263,44 +249,6 @@ def attacks() -> str:
     return table(("attack", "field", "default", "meaning"), merged(rows, 0))
 
 
-def bounding_points() -> str:
-    """Return the bounding methods as the objects that `taut.bounds` makes them of."""
-    rows = []
-    for name, method in BOUNDING.items():
-        fields = [f for f in dataclasses.fields(typing.cast(Any, method)) if f.init]
-        given = [
-            f"{f.name}={getattr(method, f.name)!r}"
-            for f in fields
-            if f.default is not getattr(method, f.name)
-        ]
-        rest = ", ".join(code(f.name) for f in fields if f.default is getattr(method, f.name))
-        rows.append((code(name), code(f"{type(method).__name__}({', '.join(given)})"), rest or "-"))
-    return table(("name", "object", "further fields"), rows)
-
-
-def operators() -> str:
-    """Return the operators, and what a traced model may hold."""
-    rows = [(_kind(entry), code(entry.name), entry.summary) for entry in OPERATORS.values()]
-    parts = [table(("kind", "operator", "what it computes"), sorted(rows))]
-    found: dict[str, set[str]] = {"Modules": set(), "Functions": set(), "Methods of tensors": set()}
-    for target in BUILDERS:
-        if isinstance(target, type):
-            known = target.__module__.startswith("torch.")
-            found["Modules"].add(describe(target) if known else f"taut.models.{target.__name__}")
-        else:
-            kind = "Methods of tensors" if isinstance(target, str) else "Functions"
-            found[kind].add(describe(target).removeprefix("Tensor."))
-    for kind, names in found.items():
-        parts.append(f"{kind}: {', '.join(code(name) for name in sorted(names))}.")
-    return "\n\n".join(parts)
-
-
-def _kind(entry: Entry) -> str:
-    """Return whether linear forms pass an operator exactly."""
-    (kind,) = {isinstance(c.operator, Affine) for c in entry.cases(torch.Generator())}
-    return "affine" if kind else "bends"
-
-
 def recipes() -> str:
     """Return the recipes that come with taut."""
     rows = []
@@ -377,10 +325,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe-method": method_keys,
     "training-methods": training_methods,
     "bounding-methods": bounding_methods,
-    "bounding-points": bounding_points,
+    "bounding-points": engine_tables.points,
     "axes": axes,
     "attacks": attacks,
-    "operators": operators,
+    "operators": engine_tables.operators,
     "recipes": recipes,
     "datasets": datasets,
     "augmentations": augmentations,

@@ -92,14 +92,19 @@ def test_messages_are_those_that_are_shown(message: str) -> None:
     shape = (1, 27, 27) if "27" in words else (12,)
     pattern = re.escape(message).replace(re.escape("..."), ".*")
     with pytest.raises(ModelError, match=pattern):
-        if words == "cannot follow":
-            graph = taut.trace(net.eval(), shape)
-            net.train()
-            graph.clean(torch.rand(2, *shape))
-        elif "traced" in words:
-            taut.trace(net.eval(), shape)
-        else:
-            taut.bounds(net, taut.Box.around(torch.rand(2, *shape), 0.1))
+        provoke(net, words, torch.rand(2, *shape))
+
+
+def provoke(net: Asked, words: str, x: Tensor) -> None:
+    shape = tuple(x.shape[1:])
+    if words == "cannot follow":
+        graph = taut.trace(net.eval(), shape)
+        net.train()
+        graph.clean(x)
+    elif "traced" in words:
+        taut.trace(net.eval(), shape)
+    else:
+        taut.bounds(net, taut.Box.around(x, 0.1))
 
 
 def test_the_ways_out_are_ways_out() -> None:

@@ -138,7 +138,8 @@ def describe(target: Any) -> str:
     if target in _PRETTY:
         return _PRETTY[target]
     if isinstance(target, type) and issubclass(target, nn.Module):
-        return f"nn.{target.__name__}" if target.__module__.startswith("torch.") else str(target)
+        torch_own = target.__module__.startswith("torch.")
+        return f"nn.{target.__name__}" if torch_own else f"taut's {target.__name__}"
     return getattr(target, "__name__", str(target))
 
 
