@@ -17,7 +17,7 @@ def describe(before: str, depth: int | None, lines: str) -> Info:
             "lbp",
             "linear bounds carried forward (LBP)",
             "WL' = W+ sL WL + W- sU WU, WU' = W+ sU WU + W- sL WL",
-            "4 forward passes for each input pixel",
+            "2 forward passes for each input pixel, by W and |W|",
             "O(pixels x widest layer), in pieces to a byte budget",
             lyu,
         )
