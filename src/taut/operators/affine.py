@@ -196,7 +196,10 @@ class Conv2d(Affine):
     def constant(self, rows: Tensor) -> Tensor | None:
         if self.bias is None:
             return None
-        return rows.sum((2, 3)) @ self.bias
+        # One pass in the order of memory, which summing pixels first is not.
+        height, width = rows.shape[2:]
+        flat = rows.permute(0, 2, 3, 1).reshape(rows.shape[0], -1)
+        return flat @ self.bias.repeat(height * width)
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv2d:
         """Return the operator followed by ``scale * z + shift`` per output channel."""
