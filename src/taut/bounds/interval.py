@@ -64,7 +64,8 @@ class Intermediate:
             index: Bounds(found.lower.detach(), found.upper.detach())
             for index, found in self.refined.items()
         }
-        return Intermediate(self.net.detached(), self.region, tuple(intervals), refined)
+        region = self.region.each(lambda t: t.detach())
+        return Intermediate(self.net.detached(), region, tuple(intervals), refined)
 
     def activations(self) -> list[Bounds]:
         """Return the bounds of every activation's input, in topological order."""

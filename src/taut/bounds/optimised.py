@@ -24,6 +24,7 @@ from taut.bounds import backward
 from taut.bounds.form import Form, Window, pick
 from taut.bounds.interval import Intermediate
 from taut.bounds.rows import chunk_size, unit_rows
+from taut.errors import ConfigError
 from taut.graph.network import Node
 from taut.operators.base import Activation
 from taut.operators.forms import Bounds, Lines
@@ -239,6 +240,11 @@ def _climb(
     ascent: Ascent,
 ) -> Tensor:
     """Maximise the bound of every group ``(N, 1, ...)`` of the chunks; return the best."""
+    if torch.is_inference_mode_enabled() and ascent.iterations:
+        raise ConfigError(
+            "optimised lines need gradients, which torch.inference_mode() rules out; call "
+            "under torch.no_grad() instead"
+        )
     inter = inter.detached()
 
     def lower(part: tuple[Form, Tensor], mixed: Mixed) -> Tensor:

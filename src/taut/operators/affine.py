@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import torch
@@ -105,12 +104,8 @@ class Linear(Affine):
     def linear(self, *inputs: Tensor) -> Tensor:
         return F.linear(inputs[0], self.weight)
 
-    @cached_property
-    def _magnitudes(self) -> Tensor:
-        return self.weight.abs()
-
     def magnitude(self, *radii: Tensor) -> Tensor:
-        return F.linear(radii[0], self._magnitudes)
+        return F.linear(radii[0], self.weight.abs())
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return (rows @ self.weight,)
@@ -152,36 +147,58 @@ class Conv2d(Affine):
         return self._convolve(inputs[0], self.weight, None)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x, weight = _channels_last(x), _channels_last(weight)
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if self._thin(x.shape[2:]):
+            x, weight = x.contiguous(), weight.contiguous()
+        else:
+            x, weight = _channels_last(x), _channels_last(weight)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self._dilation, self.groups)
 
-    @cached_property
-    def _magnitudes(self) -> Tensor:
-        return self.weight.abs()
+    @property
+    def _dilation(self) -> Pair:
+        """The dilation, 1 along sides of the kernel that have nothing to spread."""
+        sides = self.weight.shape[2:]
+        return tuple(d if n > 1 else 1 for d, n in zip(self.dilation, sides, strict=True))  # type: ignore[return-value]
+
+    def _thin(self, size: Sequence[int]) -> bool:
+        """Whether images before or after are one pixel high or wide.
+
+        There the library's kernels for channels-last images read beyond their end.
+        """
+        sides = [
+            (size[i] + 2 * self.padding[i] - self._dilation[i] * (self.weight.shape[2 + i] - 1) - 1)
+            // self.stride[i]
+            + 1
+            for i in range(2)
+        ]
+        return min(*size, *sides) == 1
 
     def magnitude(self, *radii: Tensor) -> Tensor:
-        return self._convolve(radii[0], self._magnitudes, None)
+        return self._convolve(radii[0], self.weight.abs(), None)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         size = shapes[0][1:]
-        rows, weight = _channels_last(rows), _channels_last(self.weight)
-        if self._narrow:
+        thin = self._thin(size)
+        if thin:
+            rows, weight = rows.contiguous(), self.weight.contiguous()
+        else:
+            rows, weight = _channels_last(rows), _channels_last(self.weight)
+        if self._narrow and not thin:
             return (_NarrowTranspose.apply(rows, weight, self.stride, self.padding, size),)  # type: ignore[no-untyped-call]
-        missing = _missing(size, rows, weight, self.stride, self.padding, self.dilation)
+        missing = _missing(size, rows, weight, self.stride, self.padding, self._dilation)
         return (
             F.conv_transpose2d(
-                rows, weight, None, self.stride, self.padding, missing, self.groups, self.dilation
+                rows, weight, None, self.stride, self.padding, missing, self.groups, self._dilation
             ),
         )
 
     @property
     def reach(self) -> Reach:
-        extent = [self.dilation[i] * (self.weight.shape[2 + i] - 1) + 1 for i in range(2)]
+        extent = [self._dilation[i] * (self.weight.shape[2 + i] - 1) + 1 for i in range(2)]
         return Reach(self.stride, self.padding, (extent[0], extent[1]))
 
     def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         rows, weight = _channels_last(rows), _channels_last(self.weight)
-        return (windows.pull(rows, weight, self.stride, self.dilation, self.groups),)
+        return (windows.pull(rows, weight, self.stride, self._dilation, self.groups),)
 
     @property
     def _narrow(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, cast
 
 import torch
@@ -59,12 +58,8 @@ class ConvTranspose2d(Affine):
     def linear(self, *inputs: Tensor) -> Tensor:
         return self._spread(inputs[0], self.weight, None)
 
-    @cached_property
-    def _magnitudes(self) -> Tensor:
-        return self.weight.abs()
-
     def magnitude(self, *radii: Tensor) -> Tensor:
-        return self._spread(radii[0], self._magnitudes, None)
+        return self._spread(radii[0], self.weight.abs(), None)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         found = F.conv2d(

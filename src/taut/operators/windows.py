@@ -11,6 +11,7 @@ from torch import Tensor
 Pair = tuple[int, int]
 
 _DENSE = 8  # times the kernel that a window's matrix may be wide
+_ENTRIES = 2**18  # of such a matrix, at most
 _FEW = 8  # input channels below which a transposed convolution is slower than its products
 
 
@@ -34,7 +35,9 @@ def _is_small(rows: Tensor, weight: Tensor, stride: Pair) -> bool:
     pixels = 1
     for axis in range(2):
         pixels *= (rows.shape[2 + axis] - 1) * stride[axis] + weight.shape[2 + axis]
-    return pixels <= _DENSE * weight.shape[2] * weight.shape[3] and len(rows) > weight.shape[0]
+    entries = rows.shape[1] * rows.shape[2] * rows.shape[3] * pixels * weight.shape[1]
+    few = pixels <= _DENSE * weight.shape[2] * weight.shape[3] and entries <= _ENTRIES
+    return few and len(rows) > weight.shape[0]
 
 
 def _unrolled(rows: Tensor, weight: Tensor, stride: Pair) -> Tensor:
@@ -83,9 +86,9 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         to_rows, to_weight, _ = torch.ops.aten.convolution_backward(
-            grads[0].contiguous(memory_format=torch.channels_last),
-            rows,
-            weight,
+            grads[0].contiguous(),
+            rows.contiguous(),
+            weight.contiguous(),
             None,
             ctx.stride,
             (0, 0),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from taut.attacks import image_seeds
 from taut.attacks.loop import Attack
-from taut.bounds import BoundMethod
+from taut.bounds import IBP, BoundMethod
 from taut.graph import Network, trace
 from taut.property import true_margins
 from taut.region import Box
@@ -138,10 +138,11 @@ class Stages:
         assert self.net is not None
         x, y, logits = images.x[index], images.y[index], images.logits[index]
         exact = exact_box(x, self.eps, self.data_range)
-        fresh = _margins(self.methods[stage], self.net, outer_box(exact, x.dtype), y)
+        box = outer_box(exact, x.dtype)
+        fresh = _margins(self.methods[stage], self.net, box, y)
         proved = torch.maximum(images.proved[index], fresh)
         if x.dtype == torch.float32:
-            doubtful = _borderline(proved, logits)
+            doubtful = _borderline(proved, logits, _reach(self.net, box))
             if bool(doubtful.any()):
                 proved[doubtful] = self._in_double(stage, exact[doubtful], y[doubtful])
         smallest = proved.amin(1)
@@ -183,10 +184,23 @@ def _margins(method: BoundMethod, net: Network, box: Box, y: Tensor) -> Tensor:
     return found.scatter(1, true, torch.inf).where(sane[:, None], torch.nan)
 
 
-def _borderline(proved: Tensor, logits: Tensor) -> Tensor:
-    """Whether an image (n,) would be verified by less than float32 is to be trusted with."""
+def _reach(net: Network, box: Box) -> Tensor:
+    """Return the largest number (n,) that interval bounds let a logit come to.
+
+    What cancels in a margin may be larger than the logits of the image itself.
+    """
+    found = IBP().outputs(net, box)
+    return torch.maximum(found.lower.abs(), found.upper.abs()).amax(1).double()
+
+
+def _borderline(proved: Tensor, logits: Tensor, reach: Tensor) -> Tensor:
+    """Whether an image (n,) would be verified by less than float32 is to be trusted with.
+
+    A reach that is not finite makes it doubtful.
+    """
     smallest = proved.amin(1)
     scale = torch.maximum(
         logits.abs().amax(1), proved.where(torch.isfinite(proved), 0.0).abs().amax(1)
     )
+    scale = torch.maximum(scale, reach.nan_to_num(torch.inf))
     return (smallest > 0) & (smallest <= (RELATIVE * scale).clamp(min=ABSOLUTE))
