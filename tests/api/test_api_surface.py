@@ -84,7 +84,7 @@ def test_the_order_of_imports_does_not_matter() -> None:
 
 
 def test_importing_is_cheap() -> None:
-    """In processor time, which does not depend on what else the machine does."""
+    """As a share of importing torch, which a busy machine slows down alike."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     alone, more = [], []
     for _ in range(5):
@@ -96,5 +96,4 @@ def test_importing_is_cheap() -> None:
         assert heavy == []
         alone.append(float(torch_seconds))
         more.append(float(taut_seconds))
-    assert statistics.median(more) <= 0.4
-    assert statistics.median(a + b for a, b in zip(alone, more, strict=True)) <= 2.5
+    assert statistics.median(b / a for a, b in zip(alone, more, strict=True)) <= 0.25
