@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.operators.base import Activation, Shape
-from taut.operators.cache import pieces
 from taut.operators.forms import Bounds, Interval, Lines
 from taut.operators.registry import Case, Entry, Template, Value, builds, register
 
@@ -98,11 +97,9 @@ class ReLU(Activation):
         return Interval(center, radius)
 
     def interval_in_place(self, z: Interval) -> Interval:
-        for part in pieces(z.center):
-            half, spread = z.center[part].lerp_(z.radius[part], 0.5).relu_(), z.radius[part]
-            torch.minimum(spread, half, out=spread)
-            torch.lerp(spread, half, 2.0, out=half)
-        return z
+        half = z.center.lerp_(z.radius, 0.5).relu_()
+        spread = torch.minimum(z.radius, half, out=z.radius)
+        return Interval(torch.lerp(spread, half, 2.0, out=half), spread)
 
     def bends(self, bounds: Bounds) -> Tensor:
         return bounds.unstable
