@@ -127,6 +127,7 @@ def from_objects(
         train=Train(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Train)}),
         schedule=settings.schedule,
         lr=settings.rate,
+        regularise=settings.regularise,
         certify=CertifySection(eps=settings.target_eps),
         title=f"{network_name(architecture)}, {method_name}",
     )
@@ -209,7 +210,8 @@ def method_table(method: Method) -> dict[str, Any]:
     if isinstance(method, PGDTraining):
         table = {"name": "pgd", **dataclasses.asdict(method)}
     elif isinstance(method, GridPoint):
-        table = {"name": "ibp", **{axis: _member(getattr(method, axis)) for axis in AXES}}
+        axes = {axis: _member(getattr(method, axis)) for axis in AXES}
+        table = {"name": "ibp", **axes, "statistics": method.statistics}
     if table and _is_plain(table):
         return table
     return {"name": f"{CUSTOM}{type(method).__name__}", "repr": repr(method)}
@@ -221,7 +223,8 @@ def _member(value: Any) -> Any:
 
     names = {cls: name for members in AXES.values() for name, cls in members.items()}
     if type(value) not in names:
-        return value
+        plain = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        return dataclasses.asdict(value) if plain else value
     fields = [field.name for field in dataclasses.fields(value)]
     return {"name": names[type(value)], **{key: _member(getattr(value, key)) for key in fields}}
 

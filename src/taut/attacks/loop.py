@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
@@ -67,7 +67,7 @@ class Attack(ABC):
         False follows every image to the end and returns its iterate with the highest loss,
         which is what adversarial training wants.
     eval_mode
-        Attack the model in evaluation mode. False leaves its flags alone; batch norms in
+        Attack a module in evaluation mode. False leaves its flags alone; batch norms in
         training mode then normalise by, and track, the attacked batches.
     """
 
@@ -92,7 +92,7 @@ class Attack(ABC):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: Callable[[Tensor], Tensor],
         x: Tensor,
         y: Tensor,
         box: Box,
@@ -109,7 +109,7 @@ class Attack(ABC):
         Parameters
         ----------
         model
-            ``(B, *shape) -> (B, K)`` logits.
+            A module, or any function, ``(B, *shape) -> (B, K)`` logits.
         x
             Images (B, *shape), raw pixels.
         y
@@ -137,8 +137,13 @@ class Attack(ABC):
         if seeds is None:
             seeds = torch.arange(len(x))
         search = _Search(self, model, x.detach(), y.to(x.device), box, seeds, generator)
-        with evaluating(model) if self.eval_mode else nullcontext(), torch.enable_grad():
+        with self._mode(model), torch.enable_grad():
             return search.run()
+
+    def _mode(self, model: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        if self.eval_mode and isinstance(model, nn.Module):
+            return evaluating(model)
+        return nullcontext()
 
 
 class _Run(NamedTuple):
@@ -170,7 +175,7 @@ class _Search:
     def __init__(
         self,
         attack: Attack,
-        model: nn.Module,
+        model: Callable[[Tensor], Tensor],
         x: Tensor,
         y: Tensor,
         box: Box,

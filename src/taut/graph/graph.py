@@ -87,6 +87,12 @@ class Graph:
             nodes.append(Node(index, step.name, operator, step.inputs, step.shape))
         return Network(tuple(nodes))
 
+    @property
+    def has_clean_pass(self) -> bool:
+        """Whether a clean pass does more than evaluate: statistics or dropout, in training mode."""
+        templates = [step.template for step in self.steps if step.template is not None]
+        return bool(self.fixed) or any(_in_training(template) for template in templates)
+
     def clean(self, x: Tensor) -> tuple[Tensor, Network]:
         """Evaluate points in the module's own mode; return the logits and the step's network.
 
@@ -108,8 +114,7 @@ class Graph:
             return self._clean(x)
 
     def _clean(self, x: Tensor) -> tuple[Tensor, Network]:
-        templates = [step.template for step in self.steps[1:] if step.template is not None]
-        if not any(_in_training(template) for template in templates):
+        if not self.has_clean_pass:
             network = self.instance()
             return network(x), network
         values: list[Tensor] = [x]

@@ -1,13 +1,20 @@
 """Training: one loop, methods as points of a grid, schedules and recipes."""
 
+from taut.training.attack import TrainingAttack
 from taut.training.bound import BOUNDS, IBP, Bound, Bounded, CrownIBP
 from taut.training.choose import choose
-from taut.training.combine import COMBINATIONS, Combination, Mix, Terms
+from taut.training.combination import COMBINATIONS, Combination, Mix, Terms
 from taut.training.loop import FitResult, fit
 from taut.training.losses import robust_cross_entropy
 from taut.training.meter import DivergenceError
-from taut.training.method import GridPoint, Method, Natural, PGDTraining
-from taut.training.methods import METHODS, Description
+from taut.training.methods import (
+    METHODS,
+    Description,
+    GridPoint,
+    Method,
+    Natural,
+    PGDTraining,
+)
 from taut.training.progress import Losses, Progress
 from taut.training.rates import RateSchedule
 from taut.training.recipe import Recipe, apply_overrides, from_dict, load, loads, names
@@ -48,6 +55,7 @@ __all__ = [
     "StepInfo",
     "Terms",
     "Train",
+    "TrainingAttack",
     "WeightedBox",
     "apply_overrides",
     "choose",

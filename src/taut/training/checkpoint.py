@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from taut.errors import RunError
-from taut.training.method import Method
+from taut.training.methods import Method
 from taut.training.settings import Settings
 
 FREE = ("device", "threads", "devices", "epochs")

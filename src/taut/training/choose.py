@@ -9,9 +9,8 @@ from typing import Any
 
 from taut.errors import ConfigError
 from taut.training.bound import BOUNDS, Bound
-from taut.training.combine import COMBINATIONS, Combination
-from taut.training.method import GridPoint, Method
-from taut.training.methods import METHODS
+from taut.training.combination import COMBINATIONS, Combination
+from taut.training.methods import METHODS, GridPoint, Method
 from taut.training.region import REGIONS, Region
 from taut.training.sections import build, describe, unknown
 
@@ -45,6 +44,7 @@ def choose(name: str, overrides: Mapping[str, Any]) -> Method:
         return typing.cast(Method, _changed(method, overrides))
     axes: dict[str, Any] = {axis: getattr(method, axis) for axis in AXES}
     plain = dict(overrides)
+    own = {key: plain.pop(key) for key in ("statistics",) if key in plain}
     for axis in AXES:
         if axis in plain:
             axes[axis] = member(axis, plain.pop(axis), f"method.{axis}")
@@ -58,9 +58,11 @@ def choose(name: str, overrides: Mapping[str, Any]) -> Method:
     for key, value in plain.items():
         if not owners.get(key):
             has = f"method {name!r} has"
-            raise unknown("key", f"method.{key}", key, [*known, *AXES], has)
+            raise unknown("key", f"method.{key}", key, [*known, *AXES, "statistics"], has)
         changes[owners[key]][key] = value
-    return GridPoint(**{axis: _changed(axes[axis], changes[axis]) for axis in AXES})
+    changed = {axis: _changed(axes[axis], changes[axis]) for axis in AXES}
+    grid_point = dataclasses.replace(method, **changed)
+    return typing.cast(Method, _changed(grid_point, own)) if own else grid_point
 
 
 def member(axis: str, given: Any, where: str) -> Any:
@@ -83,7 +85,12 @@ def _changed(value: Any, changes: Mapping[str, Any]) -> Any:
     if not changes:
         return value
     old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return _made(type(value), old | dict(changes), "method")
+    new = dict(changes)
+    for key, given in changes.items():
+        part = dataclasses.is_dataclass(old.get(key)) and isinstance(given, Mapping)
+        if part and "name" not in given:  # else another member of an axis, in place of this one
+            new[key] = _changed(old[key], given)
+    return _made(type(value), old | new, "method")
 
 
 def _made(cls: type, fields: Mapping[str, Any], where: str) -> Any:

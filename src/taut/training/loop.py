@@ -14,7 +14,7 @@ from taut.data import Augment, ImageSet, steps
 from taut.errors import ConfigError
 from taut.graph import trace
 from taut.property import check_labels
-from taut.training.method import Method
+from taut.training.methods import Method
 from taut.training.objective import Objective
 from taut.training.run import Run, StepInfo
 from taut.training.runtime import environment
@@ -95,10 +95,12 @@ def fit(
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
             row = run.train_epoch(epoch, on_step if fabric.is_global_zero else None)
             if held is not None:
-                row["validation"] = run.validate(held)
+                row["validation"] = run.validate(held, epoch)
             run.rows.append(row)
             if fabric.is_global_zero:
                 _publish(run, sink, on_epoch)
+        for companion in run.companions:
+            companion.finish(run)
         model.eval()
         return FitResult(model, run.rows)
 
@@ -143,7 +145,9 @@ def _prepare(
             "the last batch, too few for batch normalisation; choose another batch size"
         )
     optimiser = _optimiser(model, settings)
-    objective, optimiser = fabric.setup(Objective(model, graph, method), optimiser)
+    objective, optimiser = fabric.setup(
+        Objective(model, graph, method, settings.regularise), optimiser
+    )
     return Run(
         fabric=fabric,
         model=model,

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from taut.graph import Graph
-from taut.training.method import Method
+from taut.training.methods import Method
 from taut.training.progress import Losses, Progress
+from taut.training.regularise import Regularisers
 
 
 class Call:
@@ -42,13 +43,20 @@ class Objective(nn.Module):
     over the processes whatever the method computes.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, method: Method) -> None:
+    def __init__(
+        self, model: nn.Module, graph: Graph, method: Method, regularisers: Regularisers
+    ) -> None:
         super().__init__()
+        self.regularisers = regularisers
         self.model = model
         self.graph = graph
         self.method = method
 
     def forward(self, call: Call) -> Answer:
-        """Return the loss of one batch."""
+        """Return the loss of one batch, the regularisers' terms added."""
         losses: Losses = self.method.loss(self.graph, call.x, call.y, call.progress)
-        return Answer(losses.total, dict(losses.parts), dict(losses.rates))
+        total, parts = losses.total, dict(losses.parts)
+        for name, term in self.regularisers.terms(losses, self.model, call.progress).items():
+            total = total + term
+            parts[name] = term.detach()
+        return Answer(total, parts, dict(losses.rates))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from taut.training.bound.base import Bounded
+    from taut.training.region.base import Batch
 
 NEGLIGIBLE_EPS = 1e-6
 """An epoch whose last step has no larger eps is trained on the natural loss alone (pixels)."""
@@ -35,6 +40,11 @@ class Progress:
         from them depends neither on the number of processes nor on the device.
     memory
         Tensors a combination keeps from one step to the next; they are part of the checkpoint.
+    steps
+        Optimiser steps per epoch.
+    average
+        Averages a tensor over the processes of a data-parallel run, each weighted by its share
+        of the batch; every process has to call it equally often.
 
     """
 
@@ -46,6 +56,13 @@ class Progress:
     generator: torch.Generator | None = None
     seeds: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 1
+    average: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of the run that are over, with its fraction."""
+        return self.step / self.steps
 
     @property
     def fraction(self) -> float:
@@ -71,9 +88,15 @@ class Losses:
         Detached shares of the batch in [0, 1]: ``natural_accuracy``; ``attacked_accuracy``, after
         the attack trained on; ``robust_accuracy``, the images whose bound proves the region
         trained on (of the network in training mode, so no certificate).
+    batch
+        The step's batch and network, for regularisers; None where a method has none.
+    bounded
+        The bounds of this step's own input sets, for regularisers.
 
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
     rates: Mapping[str, Tensor] = field(default_factory=dict)
+    batch: Batch | None = None
+    bounded: tuple[Bounded, ...] = ()

@@ -14,8 +14,9 @@ from typing import Any
 
 from taut.errors import ConfigError
 from taut.training.choose import choose
-from taut.training.method import Method
+from taut.training.methods import Method
 from taut.training.rates import RateSchedule
+from taut.training.regularise import Regularisers
 from taut.training.schedule import EpsRamp
 from taut.training.sections import build, describe, unknown
 from taut.training.settings import Settings, Train, at_least, radius
@@ -107,13 +108,18 @@ class Recipe:
     schedule: EpsRamp
     lr: RateSchedule
     certify: CertifySection
+    regularise: Regularisers = field(default_factory=Regularisers)
     title: str = ""
 
     def settings(self) -> Settings:
         """Return what :func:`taut.training.fit` needs."""
         shared = {f.name: getattr(self.train, f.name) for f in dataclasses.fields(self.train)}
         return Settings(
-            **shared, schedule=self.schedule, rate=self.lr, validation_eps=self.certify.eps
+            **shared,
+            schedule=self.schedule,
+            rate=self.lr,
+            regularise=self.regularise,
+            validation_eps=self.certify.eps,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,11 +138,12 @@ SECTIONS: Mapping[str, type] = {
     "train": Train,
     "schedule": EpsRamp,
     "lr": RateSchedule,
+    "regularise": Regularisers,
     "certify": CertifySection,
 }
-"""The tables of a recipe; ``schedule`` and ``lr`` may be left out."""
+"""The tables of a recipe; those of :data:`OPTIONAL` may be left out."""
 
-OPTIONAL = ("schedule", "lr")
+OPTIONAL = ("schedule", "lr", "regularise")
 
 
 def from_dict(table: Any) -> Recipe:

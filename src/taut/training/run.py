@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 from taut.data import Augment, ImageSet, batches
 from taut.graph import Graph
 from taut.training import checkpoint
+from taut.training.companions import companions
 from taut.training.evaluate import validate
 from taut.training.meter import DivergenceError, Meter
-from taut.training.method import Method
+from taut.training.methods import Method
 from taut.training.objective import Answer, Call
 from taut.training.progress import NEGLIGIBLE_EPS, Progress
 from taut.training.settings import Settings
@@ -92,21 +95,32 @@ class Run:
     memory: dict[str, Tensor] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.companions = companions(self)
+
     def train_epoch(self, epoch: int, on_step: Callable[[StepInfo], None] | None) -> dict[str, Any]:
         """Train one epoch (counted from 1) and return its row of metrics."""
         begun = time.perf_counter()
         self.model.train()
+        for companion in self.companions:
+            companion.begin_epoch(self, epoch)
         meter = Meter(self.reduce)
         every = READ_EVERY.get(self.fabric.device.type, 25)
         eps = lr = 0.0
         for step, part in enumerate(self.shares(epoch), start=1):
             eps, lr = self.schedules(self.at(epoch, step))
+            for companion in self.companions:
+                companion.before_step(self, self.at(epoch, step))
             self.train_step(step, part, lr, meter)
+            for companion in self.companions:
+                companion.after_step(self, self.at(epoch, step))
             if step % every == 0 or step == self.steps:
                 latest = self.read(meter, epoch)
                 if on_step is not None:
                     epochs = self.settings.epochs
                     on_step(StepInfo(epoch, epochs, step, self.steps, eps, lr, latest))
+        for companion in self.companions:
+            companion.end_epoch(self, epoch)
         self.check_weights(epoch)
         seconds = time.perf_counter() - begun
         return {
@@ -159,6 +173,8 @@ class Run:
                 generator=attack,
                 seeds=seeds[index[rows]],
                 memory=self.memory,
+                steps=self.steps,
+                average=functools.partial(self.average, weight),
             )
             call = Call(x[rows].to(dtype), y[rows], progress)
             yield _Share(call, len(call.y) if weight else 0, weight)
@@ -212,16 +228,25 @@ class Run:
             "lengthen the ramp of eps, and start a new run"
         )
 
-    def validate(self, held: ImageSet) -> dict[str, float]:
+    def validate(self, held: ImageSet, epoch: int) -> dict[str, float]:
         """Evaluate on held-out images at the target eps."""
-        return validate(
-            self.graph,
-            held,
-            self.settings.target_eps,
-            self.method.certifiers,
-            part=(self.fabric.global_rank, self.fabric.world_size),
-            reduce=self.reduce,
-        )
+        with ExitStack() as stack:
+            for companion in self.companions:
+                stack.enter_context(companion.evaluation(self, epoch))
+            return validate(
+                self.graph,
+                held,
+                self.settings.target_eps,
+                self.method.certifiers,
+                part=(self.fabric.global_rank, self.fabric.world_size),
+                reduce=self.reduce,
+            )
+
+    def average(self, weight: float, value: Tensor) -> Tensor:
+        """Average over processes, this one weighted by its share of the batch."""
+        if self.fabric.world_size == 1:
+            return value
+        return self.reduce(value * weight) / self.fabric.world_size
 
     def reduce(self, values: Tensor) -> Tensor:
         """Sum over processes."""

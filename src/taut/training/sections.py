@@ -48,6 +48,9 @@ def build(cls: type[T], table: Any, where: str) -> T:
             raise ConfigError(f"{where}.{field.name} is missing; give it a value")
     hints, values = typing.get_type_hints(cls), {}
     for key, value in table.items():
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            values[key] = build(hints[key], value, f"{where}.{key}")
+            continue
         try:
             values[key] = TypeAdapter(hints[key]).validate_python(_tuples(value), strict=True)
         except ValidationError as error:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from taut.errors import ConfigError
 from taut.training.rates import RateSchedule
+from taut.training.regularise import Regularisers
 from taut.training.schedule import EpsRamp
 
 Optimiser = Literal["adam", "adamw", "sgd"]
@@ -103,6 +104,8 @@ class Settings(Train):
         Ramp of eps.
     rate
         Schedule of the learning rate.
+    regularise
+        Terms added to the loss of the method.
     validation_eps
         Radius at which validation certifies (pixels); ``None`` means ``eps``.
 
@@ -110,6 +113,7 @@ class Settings(Train):
 
     schedule: EpsRamp = field(default_factory=EpsRamp)
     rate: RateSchedule = field(default_factory=RateSchedule)
+    regularise: Regularisers = field(default_factory=Regularisers)
     validation_eps: float | None = None
 
     def __post_init__(self) -> None:

@@ -1,78 +1,21 @@
-"""Second axis of the training grid: how the margins over an input set are bounded."""
+"""CROWN-IBP: rows pulled back over interval bounds."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
-from taut.bounds import Intermediate, backward, interval
-from taut.errors import ConfigError
+from taut.bounds import backward, interval
 from taut.graph import Network
 from taut.region import Box
+from taut.training.bound.base import Bounded, share
 from taut.training.losses import robust_cross_entropy
 from taut.training.progress import Progress
 
 NEGLIGIBLE_BETA = 1e-5
 """The CROWN pass is skipped where its weight is smaller."""
-
-
-@dataclass(frozen=True, eq=False)
-class Bounded:
-    """A batch's robust loss over one input set, and what it was computed from.
-
-    Parameters
-    ----------
-    losses
-        Upper bounds of the cross-entropy on the set, one per image, ``(B,)``.
-    margins
-        Lower bounds of the margins ``(B, K)``, +inf at the true class.
-    intermediate
-        Interval bounds of every layer on this very set, for regularisers.
-
-    """
-
-    losses: Tensor
-    margins: Tensor
-    intermediate: Intermediate
-
-
-class Bound(Protocol):
-    """A rule that bounds the margins over a box."""
-
-    @property
-    def certifiers(self) -> tuple[str, ...]:
-        """Names of the bounding methods that networks trained with this bound need."""
-        ...
-
-    def bounded(self, network: Network, box: Box, y: Tensor, progress: Progress) -> Bounded:
-        """Bound the loss of labels ``y`` on ``box``, with gradients to the parameters."""
-        ...
-
-
-@dataclass(frozen=True)
-class IBP:
-    """Interval bound propagation, last layer merged with the margins.
-
-    References
-    ----------
-    Gowal et al., *On the effectiveness of interval bound propagation for training verifiably
-    robust models* (2018), Eq. 6 to 9 and the elision of the last layer.
-
-    """
-
-    @property
-    def certifiers(self) -> tuple[str, ...]:
-        """IBP itself."""
-        return ("ibp",)
-
-    def bounded(self, network: Network, box: Box, y: Tensor, progress: Progress) -> Bounded:
-        """Bound by one interval pass."""
-        intermediate = interval.propagate(network, box)
-        margins = interval.margins(network, intermediate, y)
-        return Bounded(robust_cross_entropy(margins, y), margins, intermediate)
 
 
 @dataclass(frozen=True)
@@ -131,14 +74,3 @@ class CrownIBP:
                 plain = interval.margins(network, intermediate, y)
                 margins = (1.0 - beta) * plain + beta * margins
         return Bounded(robust_cross_entropy(margins, y), margins, intermediate)
-
-
-def share(name: str, value: float) -> float:
-    """Return ``value``, or raise :class:`ConfigError` when it is no number in [0, 1]."""
-    if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-        raise ConfigError(f"{name} must lie in [0, 1]; got {value:g}")
-    return value
-
-
-BOUNDS: dict[str, type[Bound]] = {"ibp": IBP, "crown-ibp": CrownIBP}
-"""Bounds by the name a recipe calls them."""
