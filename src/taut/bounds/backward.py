@@ -33,6 +33,9 @@ Relaxation = Callable[[Node, Form, Tensor | None], Lines]
 """Chooses lines for an activation: called with its node, the form that meets it, and which
 image each group of rows belongs to; lines ``(N, ...)`` of the form's own window."""
 
+Multipliers = Callable[[Node, Form, Tensor | None], tuple[Tensor, Tensor] | None]
+"""What cuts add to a form ``(N, 1, ...)`` at their node: to its rows, and a constant ``(N, 1)``."""
+
 Landed = tuple[Form | None, Tensor | None]
 
 Landing = Callable[[Node, Form], Landed]
@@ -62,6 +65,7 @@ def lower(
     lines: str | Relaxation | None,
     samples: Tensor | None = None,
     meter: Meter | None = None,
+    multipliers: Multipliers | None = None,
 ) -> Tensor:
     r"""Return lower bounds of ``rows`` applied to node ``start``, shape ``(N, R)``.
 
@@ -83,6 +87,8 @@ def lower(
         an image, in order.
     meter
         Is told how much the walk held.
+    multipliers
+        What split constraints contribute, see :mod:`taut.bounds.cuts`.
 
     """
     form = rows if isinstance(rows, Form) else Form(rows)
@@ -98,6 +104,7 @@ def lower(
         stops=stops,
         landing=_on_intervals(inter, samples),
         meter=meter,
+        multipliers=multipliers,
     )
     if over_input is not None:
         total = _plus(total, minimum(over_input, inter, samples))
@@ -166,6 +173,7 @@ def substitute(
     stops: frozenset[int],
     landing: Landing,
     meter: Meter | None = None,
+    multipliers: Multipliers | None = None,
 ) -> tuple[Form | None, Tensor | None]:
     """Pull a form back to the input; return it there with the constant ``(N, R)``.
 
@@ -178,6 +186,9 @@ def substitute(
         here = pending.pop(node.index, None)
         if here is None:
             continue
+        if multipliers is not None and (added := multipliers(node, here, samples)) is not None:
+            here = Form(here.rows + added[0], here.window, own=True)
+            total = _plus(total, added[1])
         operator, constant = node.operator, None
         if operator is None:
             over_input = _join(over_input, here, node)

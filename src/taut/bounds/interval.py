@@ -6,7 +6,8 @@ Source: Gowal et al. 2018; Mirman et al. 2018. Cost: two forward passes.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,13 +30,14 @@ class Intermediate:
 
     ``intervals[i]`` holds node i in midpoint form, None where it was not kept.
     ``refined`` replaces them where a dearer method has bounded an activation's input
-    better.
+    better. ``cuts`` are the constraints that hold besides, see :mod:`taut.bounds.cuts`.
     """
 
     net: Network
     region: Region
     intervals: tuple[Interval | None, ...]
     refined: dict[int, Bounds]
+    cuts: Mapping[int, Bounds] = field(default_factory=dict)
 
     def at(self, index: int) -> Bounds:
         """Return the best known bounds of a node, shape ``(B, *node shape)``."""
@@ -65,7 +67,7 @@ class Intermediate:
             for index, found in self.refined.items()
         }
         region = self.region.each(lambda t: t.detach())
-        return Intermediate(self.net.detached(), region, tuple(intervals), refined)
+        return Intermediate(self.net.detached(), region, tuple(intervals), refined, self.cuts)
 
     def activations(self) -> list[Bounds]:
         """Return the bounds of every activation's input, in topological order."""

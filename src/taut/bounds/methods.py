@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from taut.bounds import backward, interval, relaxed
 from taut.bounds.budget import allowance
+from taut.bounds.cuts import Cuts, cut
 from taut.bounds.form import Form
 from taut.bounds.forward import Sweep, numbers_per_pixel
 from taut.bounds.interval import Intermediate
@@ -261,14 +263,19 @@ class Optimised:
         """Return bounds of the logits, ``(B, K)`` each."""
         return outputs_by(self._lower, net, region)
 
-    def margins(self, net: Network, region: Region, y: Tensor) -> Tensor:
-        """Return margin lower bounds, ``(B, K)``."""
-        return margins_by(self._lower, net, region, y)
+    def margins(self, net: Network, region: Region, y: Tensor, cuts: Cuts | None = None) -> Tensor:
+        """Return margin lower bounds, ``(B, K)``, on the part of the region where ``cuts`` hold.
 
-    def intermediate(self, net: Network, region: Region) -> Intermediate:
+        With cuts this is beta-CROWN: their multipliers are optimised with the slopes.
+        """
+        return margins_by(partial(self._lower, cuts=cuts), net, region, y)
+
+    def intermediate(self, net: Network, region: Region, cuts: Cuts | None = None) -> Intermediate:
         """Return the bounds of every node this method bases its lines on."""
         with torch.no_grad():
             inter = interval.propagate(net.detached(), region, budget=self.budget)
+            if cuts:
+                inter = cut(inter, cuts)
             size = allowance(self.budget, inter.like.device)
             inter = refine(inter, (self.ascent.start,), size)
             if not self.every:
@@ -279,8 +286,10 @@ class Optimised:
 
             return improve(inter, [climb])
 
-    def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
-        inter = self.intermediate(net, region)
+    def _lower(
+        self, net: Network, region: Region, rows: Tensor, cuts: Cuts | None = None
+    ) -> Tensor:
+        inter = self.intermediate(net, region, cuts)
         size = allowance(self.budget, rows.device)
         with torch.no_grad():
             return optimised_rows(inter, net.output.index, rows, self.ascent, size)

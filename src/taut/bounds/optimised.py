@@ -8,7 +8,9 @@ Every activation has two families of sound lines, ``zero`` and ``one``; each mix
 of them is sound too, for every neuron and for the lower and the upper line apart. For ReLU
 :math:`\alpha` is the slope of the lower line. Each bound is maximised over the mixes it uses by
 projected Adam; whatever the iterate, it is a bound, and the best one of each row is kept.
-Source: Xu et al. 2021 (alpha-CROWN).
+Where split constraints hold besides (:mod:`taut.bounds.cuts`), their multipliers
+:math:`\beta \ge 0` are optimised along with the mixes.
+Source: Xu et al. 2021 (alpha-CROWN); Wang et al. 2021 (beta-CROWN).
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ class Ascent:
         image, instead of one for each bound.
     start
         Line family the mixes start from.
+    multiplier_rate
+        Step size of Adam for the multipliers of split constraints.
 
     """
 
@@ -57,6 +61,7 @@ class Ascent:
     decay: float = 0.98
     shared: bool = False
     start: str = "adaptive"
+    multiplier_rate: float = 0.05
 
 
 class _Ends(NamedTuple):
@@ -93,6 +98,8 @@ class Families:
 
 
 Line = tuple[Tensor, Tensor | None]
+
+LOWER_CUT, UPPER_CUT = "lower cut", "upper cut"
 
 
 def _lower(lines: Lines) -> Line:
@@ -157,7 +164,33 @@ class Mixed:
     def _mixed(
         self, node: Node, side: str, start: Tensor, form: Form, samples: Tensor | None
     ) -> Tensor:
-        key = (node.index, side)
+        return self._parameter((node.index, side), start, form, samples)
+
+    def multipliers(
+        self, node: Node, form: Form, samples: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return what the cuts of a node add: see :data:`~taut.bounds.backward.Multipliers`."""
+        cuts = self.families.inter.cuts.get(node.index)
+        if cuts is None:
+            return None
+        size = form.size if form.window is not None else (0, 0)
+        rows = torch.zeros_like(form.rows[:, 0])
+        constant: Tensor | None = None
+        for side, ends, sign in ((LOWER_CUT, cuts.lower, -1.0), (UPPER_CUT, cuts.upper, 1.0)):
+            there = ends.isfinite()
+            if not bool(there.any()):
+                continue
+            beta = self._parameter((node.index, side), torch.zeros_like(ends), form, samples)
+            beta = beta * pick(there.to(ends), samples, form.window, size)
+            at = pick(torch.where(there, ends, 0.0), samples, form.window, size)
+            rows = rows + sign * beta
+            share = -sign * (beta * at).flatten(1).sum(1, keepdim=True)
+            constant = share if constant is None else constant + share
+        return None if constant is None else (rows.unsqueeze(1), constant)
+
+    def _parameter(
+        self, key: tuple[int, str], start: Tensor, form: Form, samples: Tensor | None
+    ) -> Tensor:
         size = form.size if form.window is not None else (0, 0)
         if self.store is None:
             if key not in self.own:
@@ -249,9 +282,16 @@ def _climb(
 
     def lower(part: tuple[Form, Tensor], mixed: Mixed) -> Tensor:
         form, samples = part
-        return backward.lower(inter.net, source, form, inter, lines=mixed, samples=samples).squeeze(
-            1
+        found = backward.lower(
+            inter.net,
+            source,
+            form,
+            inter,
+            lines=mixed,
+            samples=samples,
+            multipliers=mixed.multipliers if inter.cuts else None,
         )
+        return found.squeeze(1)
 
     if not ascent.shared:
         best = []
@@ -276,7 +316,14 @@ def _ascend(
         best = [lower(part, mixed) for part, mixed in parts]
     if ascent.iterations == 0 or not mixes:
         return best
-    adam = torch.optim.Adam(mixes.values(), lr=ascent.rate)
+    slopes = [mix for key, mix in mixes.items() if key[1] not in (LOWER_CUT, UPPER_CUT)]
+    multipliers = [mix for key, mix in mixes.items() if key[1] in (LOWER_CUT, UPPER_CUT)]
+    adam = torch.optim.Adam(
+        [
+            {"params": slopes, "lr": ascent.rate},
+            {"params": multipliers, "lr": ascent.multiplier_rate},
+        ]
+    )
     rates = torch.optim.lr_scheduler.ExponentialLR(adam, ascent.decay)
     for _ in range(ascent.iterations):
         adam.zero_grad()
@@ -289,8 +336,10 @@ def _ascend(
         adam.step()
         rates.step()
         with torch.no_grad():
-            for mix in mixes.values():
+            for mix in slopes:
                 mix.clamp_(0, 1)
+            for multiplier in multipliers:
+                multiplier.clamp_(min=0)
     with torch.no_grad():
         last = [lower(part, mixed) for part, mixed in parts]
     return [torch.maximum(a, b) for a, b in zip(best, last, strict=True)]

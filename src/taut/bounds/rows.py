@@ -10,7 +10,7 @@ from torch import Tensor
 from taut.bounds import backward
 from taut.bounds.form import Form, Window
 from taut.graph.network import Node
-from taut.operators.forms import Bounds
+from taut.operators.forms import Bounds, Lines
 
 if TYPE_CHECKING:
     from taut.bounds.interval import Intermediate
@@ -81,13 +81,20 @@ def chunk_size(
     """
     meter = backward.Meter()
     node = inter.net.nodes[source]
+    differentiable = torch.is_grad_enabled()
+
+    def as_outside(node: Node, form: Form, samples: Tensor | None) -> Lines:
+        # lines are made once and serve the walks to come, which may need their gradients
+        with torch.set_grad_enabled(differentiable):
+            return relaxation(node, form, samples)
+
     with torch.no_grad():
         backward.lower(
             inter.net,
             source,
             unit_rows(node, pairs[:1, 1], inter.like),
             inter,
-            lines=relaxation,
+            lines=as_outside,
             samples=pairs[:1, 0],
             meter=meter,
         )
