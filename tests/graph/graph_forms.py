@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,22 @@ def of(function: Function, *shape: int, **constants: Tensor) -> tuple[nn.Module,
 
 def module(*layers: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
     return of(nn.Sequential(*layers), *shape)
+
+
+class Asks(nn.Module):
+    """A module that branches on a shape, which fx cannot follow."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] == 0:
+            raise ValueError("no channels")
+        return self.inner(x)
+
+
+EITHER_WAY = pytest.mark.parametrize("wrap", [lambda m: m, Asks], ids=["fx", "export"])
 
 
 class UpBack(nn.Module):

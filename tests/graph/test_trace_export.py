@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_forms import FORMS
+from graph_forms import EITHER_WAY, FORMS, Asks
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,19 +19,6 @@ from taut.graph import Graph, trace
 from taut.operators.ramp import ParamRamp
 from taut.region import Box
 from tests.soundness.harness import generator, random_module, uniform
-
-
-class Asks(nn.Module):
-    """A module that branches on a shape, which fx cannot follow."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] == 0:
-            raise ValueError("no channels")
-        return self.inner(x)
 
 
 class Layers(nn.Module):
@@ -199,7 +186,7 @@ def test_batch_norm_and_dropout_modules_keep_their_mode() -> None:
     ],
     ids=["dropout", "batch norm"],
 )
-@pytest.mark.parametrize("wrap", [lambda m: m, Asks], ids=["fx", "export"])
+@EITHER_WAY
 def test_a_mode_that_cannot_be_read_is_refused_in_training(
     call: Callable[[Layers, Tensor], Tensor], wrap: Callable[[nn.Module], nn.Module]
 ) -> None:

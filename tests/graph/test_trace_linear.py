@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from graph_forms import EITHER_WAY, Asks
 from torch import Tensor, nn
 
 import taut.graph.build
@@ -27,14 +28,12 @@ WIDTH = 3
 class Doubling(nn.Module):
     """Each step adds the one before to itself: ``2 ** depth`` paths from input to output."""
 
-    def __init__(self, depth: int, asks: bool = False) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__()
-        self.depth, self.asks = depth, asks
+        self.depth = depth
         self.scale = nn.Parameter(torch.full((), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.asks and x.shape[1] != WIDTH:
-            raise ValueError("another width")
         scale = self.scale
         for _ in range(self.depth):
             scale = (scale + scale) * 0.5
@@ -45,14 +44,11 @@ class Doubling(nn.Module):
 class Dense(nn.Module):
     """Every block reads all former ones, joined."""
 
-    def __init__(self, depth: int, asks: bool = False) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__()
-        self.asks = asks
         self.blocks = nn.ModuleList(nn.Linear(WIDTH * (i + 1), WIDTH) for i in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.asks and x.shape[1] != WIDTH:
-            raise ValueError("another width")
         parts = [x]
         for block in self.blocks:
             parts.append(block(torch.cat(parts, 1)).relu())
@@ -60,16 +56,13 @@ class Dense(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, depth: int, asks: bool = False) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__()
-        self.asks = asks
         self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
         for block in self.blocks:
             block.weight.data *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.asks and x.shape[1] != WIDTH:
-            raise ValueError("another width")
         for block in self.blocks:
             out = block(x)
             out = out.relu_()
@@ -77,16 +70,16 @@ class Residual(nn.Module):
         return x
 
 
-NETS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
+NETS: dict[str, tuple[Callable[[int], nn.Module], int, int]] = {
     "doubling": (Doubling, 30, 60),
     "dense": (Dense, 30, 60),
     "residual": (Residual, 100, 200),
 }
 
 
-def build(kind: Callable[..., nn.Module], *args: Any) -> nn.Module:
+def build(kind: Callable[[int], nn.Module], depth: int) -> nn.Module:
     torch.manual_seed(0)
-    return kind(*args).double().eval()
+    return kind(depth).double().eval()
 
 
 @pytest.fixture
@@ -113,11 +106,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-@pytest.mark.parametrize("asks", [False, True], ids=["fx", "export"])
+@EITHER_WAY
 @pytest.mark.parametrize("name", NETS)
-def test_tracing_builds_every_call_once(name: str, asks: bool, calls: Counter[str]) -> None:
+def test_tracing_builds_every_call_once(
+    name: str, wrap: Callable[[nn.Module], nn.Module], calls: Counter[str]
+) -> None:
     kind, few, many = NETS[name]
-    module = build(kind, few // 2 if asks else many, asks)
+    module = wrap(build(kind, few // 2 if wrap is Asks else many))
     graph = trace(module, (WIDTH,))
     assert calls["build"] == len(graph.steps) - 1  # all but the input
     x = 0.1 * uniform(generator(1), 2, WIDTH)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from graph_forms import EITHER_WAY, Asks
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -80,15 +81,15 @@ def test_hooks_that_change_what_is_computed_are_traced(place: str) -> None:
     "norm",
     [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal],
 )
-@pytest.mark.parametrize("asks", [False, True], ids=["fx", "export"])
-def test_parametrized_weights_stay_live(norm: Callable[..., nn.Module], asks: bool) -> None:
+@EITHER_WAY
+def test_parametrized_weights_stay_live(
+    norm: Callable[..., nn.Module], wrap: Callable[[nn.Module], nn.Module]
+) -> None:
     def call(x: Tensor, conv: nn.Module, lin: nn.Module) -> Tensor:
-        if asks and x.shape[1] != 2:
-            raise ValueError("two channels")
         return lin(conv(x).flatten(1))
 
     torch.manual_seed(2)
-    module = Calls(call, norm(nn.Conv2d(2, 3, 2)), norm(nn.Linear(12, 4))).double().eval()
+    module = wrap(Calls(call, norm(nn.Conv2d(2, 3, 2)), norm(nn.Linear(12, 4)))).double().eval()
     graph = trace(module, (2, 3, 3))
     with torch.no_grad():
         for parameter in module.parameters():
@@ -230,18 +231,16 @@ def assigns(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "function", [overwrites_a_view, overwrites_a_part, overwrites_by_argument, assigns]
 )
-@pytest.mark.parametrize("asks", [False, True], ids=["fx", "export"])
+@EITHER_WAY
 def test_memory_read_after_it_was_overwritten_is_refused(
-    function: Callable[[Tensor], Tensor], asks: bool
+    function: Callable[[Tensor], Tensor], wrap: Callable[[nn.Module], nn.Module]
 ) -> None:
-    def call(x: Tensor) -> Tensor:
-        return function(x) if not asks or x.shape[1] == 4 else x
-
-    if asks and function is overwrites_by_argument:  # export puts the new value for the old one
-        same(Calls(call))
+    module = wrap(Calls(function))
+    if wrap is Asks and function is overwrites_by_argument:  # export reads the new value
+        same(module)
         return
     with pytest.raises(UnsupportedOperator, match="in place on a tensor that is used again later"):
-        trace(Calls(call), (4,))
+        trace(module, (4,))
 
 
 def test_writes_in_place_that_nobody_else_sees_are_fine() -> None:

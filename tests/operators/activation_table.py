@@ -11,7 +11,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from taut.operators import Activation, Bounds, ReLU
+from taut.operators import LINES, Activation, Bounds, ReLU
 from taut.operators.clip import clip
 from taut.operators.convex import Exp, Log, Reciprocal, Softplus, Sqrt
 from taut.operators.gated import GELU, HardSwish, SiLU, TanhGELU
@@ -20,6 +20,7 @@ from taut.operators.ramp import Ramp
 from taut.operators.sshaped import Sigmoid, Tanh
 
 Function = Callable[[np.ndarray], np.ndarray]
+KINDS = tuple(kind for kind in LINES if kind != "constant")
 
 
 @dataclass(frozen=True)

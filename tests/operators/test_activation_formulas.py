@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from activation_table import KINDS, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -20,16 +21,11 @@ from taut.operators.leaky import LeakyReLU
 from taut.operators.ramp import Ramp
 from taut.operators.sshaped import Sigmoid, Tanh
 
-KINDS = tuple(kind for kind in LINES if kind != "constant")
 Line = tuple[float, float]
 
 
-def number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
-
-
 def bounds(low: float, high: float) -> Bounds:
-    return Bounds(number(low).view(1, 1), number(high).view(1, 1))
+    return Bounds(tensor(low).view(1, 1), tensor(high).view(1, 1))
 
 
 def lines_of(found: Lines) -> tuple[Line, Line]:
@@ -101,7 +97,7 @@ def test_leaky_lines_are_those_of_the_table(
     l, u = sorted(ends)  # noqa: E741
     expected = leaky_table(l, u, eta, FAMILY[kind])
     assert_lines(LeakyReLU(eta).lines(bounds(l, u), kind), expected)
-    assert_lines(LeakyReLU(number(eta)).lines(bounds(l, u), kind), expected)
+    assert_lines(LeakyReLU(tensor(eta)).lines(bounds(l, u), kind), expected)
     if eta == 0:
         assert_lines(ReLU().lines(bounds(l, u), kind), expected)
 
@@ -117,18 +113,18 @@ def test_ramp_lines_are_those_of_the_table(
     kind: str, ends: tuple[float, float], eta: float, r: float
 ) -> None:
     l, u = sorted(ends)  # noqa: E741
-    ramp = Ramp(number(eta), number(0.0), number(r))
+    ramp = Ramp(tensor(eta), tensor(0.0), tensor(r))
     assert_lines(ramp.lines(bounds(l, u), kind), ramp_table(l, u, eta, r, FAMILY[kind]))
 
 
 def test_a_tie_takes_the_flat_line() -> None:
     """As much left of a knee as right of it."""
-    ramp = Ramp(number(0.25), number(0.0), number(1.0))
+    ramp = Ramp(tensor(0.25), tensor(0.0), tensor(1.0))
     lower, _ = lines_of(ramp.lines(bounds(-2.0, 2.0), "adaptive"))
     assert lower == (0.25, 0.0)
     _, upper = lines_of(ramp.lines(bounds(-1.0, 3.0), "adaptive"))
     assert upper == (0.25, 0.75)
-    for operator in (LeakyReLU(0.25), LeakyReLU(number(0.25))):
+    for operator in (LeakyReLU(0.25), LeakyReLU(tensor(0.25))):
         lower, _ = lines_of(operator.lines(bounds(-2.0, 2.0), "adaptive"))
         assert lower == (0.25, 0.0)
     lower, _ = lines_of(ReLU().lines(bounds(-2.0, 2.0), "adaptive"))
@@ -157,11 +153,11 @@ def same_lines(a: Lines, b: Lines) -> None:
 @pytest.mark.parametrize("r", [1e6, math.inf])
 def test_a_ramp_of_great_length_is_a_leaky_relu(kind: str, r: float) -> None:
     z = random_bounds(1)
-    long = Ramp(number(0.2), number(0.0), number(r))
+    long = Ramp(tensor(0.2), tensor(0.0), tensor(r))
     same_lines(long.lines(z, kind), LeakyReLU(0.2).lines(z, kind))
-    flat = Ramp(number(0.0), number(0.0), number(r))
+    flat = Ramp(tensor(0.0), tensor(0.0), tensor(r))
     same_lines(flat.lines(z, kind), ReLU().lines(z, kind))
-    same_lines(clip(number(0.0), None).lines(z, kind), ReLU().lines(z, kind))
+    same_lines(clip(tensor(0.0), None).lines(z, kind), ReLU().lines(z, kind))
     assert torch.equal(long.bends(z), LeakyReLU(0.2).bends(z))
 
 
@@ -183,9 +179,9 @@ def test_a_negated_leaky_relu_is_the_concave_one(kind: str) -> None:
 
 def test_a_ramp_is_made_of_two_relus() -> None:
     z = 3 * torch.randn(500, 4, dtype=torch.float64)
-    r, eta = number(0.7), number(0.3)
+    r, eta = tensor(0.7), tensor(0.3)
     expected = eta * z + (1 - eta) * (torch.relu(z) - torch.relu(z - r))
-    torch.testing.assert_close(Ramp(eta, number(0.0), r).forward(z), expected)
+    torch.testing.assert_close(Ramp(eta, tensor(0.0), r).forward(z), expected)
 
 
 @pytest.mark.parametrize("operator", [Sigmoid(), Tanh()], ids=lambda o: o.name)
@@ -227,7 +223,7 @@ def test_lines_of_s_shapes(operator: Activation) -> None:
 
 
 def test_lines_of_convex_functions_are_tangents_and_chords() -> None:
-    z = Bounds(number(0.5).view(1), number(2.0).view(1))
+    z = Bounds(tensor(0.5).view(1), tensor(2.0).view(1))
     e = (math.exp(2) - math.exp(0.5)) / 1.5
     at = math.exp(1.25)
     lower, upper = lines_of(Exp().lines(z, "adaptive"))
@@ -294,11 +290,11 @@ def test_an_overflow_is_infinite_and_never_nan(kind: str) -> None:
 def test_bounds_of_softplus_hold_its_step() -> None:
     """Beyond the threshold PyTorch goes on with z, which lies lower."""
     softplus = Softplus(1.0, 2.0)
-    z = Bounds(number(1.9).view(1), number(2.05).view(1))
+    z = Bounds(tensor(1.9).view(1), tensor(2.05).view(1))
     image = softplus.image(z)
     assert float(image.lower) == pytest.approx(2.0)
     assert float(image.upper) == pytest.approx(2 + math.log1p(math.exp(-2)))
-    assert float(softplus.forward(number(2.0001))) == 2.0001
+    assert float(softplus.forward(tensor(2.0001))) == 2.0001
     for kind in LINES:
         lower, upper = lines_of(softplus.lines(z, kind))
         assert lower[0] * 2 + lower[1] <= 2.0

@@ -6,15 +6,13 @@ import math
 
 import pytest
 import torch
-from activation_table import SUBJECTS, hard_bounds
+from activation_table import KINDS, SUBJECTS, hard_bounds, tensor
 from torch import Tensor
 
 from taut.operators import LINES, Activation, Bounds, ReLU
 from taut.operators.gated import GELU, SiLU
 from taut.operators.leaky import LeakyReLU
 from taut.operators.ramp import ParamRamp, Ramp, ramp
-
-KINDS = tuple(kind for kind in LINES if kind != "constant")
 
 
 def each(operator: Activation, low: Tensor, high: Tensor, kind: str, weights: Tensor) -> Tensor:
@@ -96,15 +94,12 @@ def test_gradients_reach_the_parameters(kind: str) -> None:
         change = float((more - less) / (2 * step))
         assert math.isclose(change, float((slope * way).sum()), rel_tol=1e-5, abs_tol=1e-5)
 
-    def number(value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64, requires_grad=True)
-
     r = (0.2 + torch.rand(300, generator=g, dtype=torch.float64)).requires_grad_()
-    eta = number(0.3)
+    eta = tensor(0.3).requires_grad_()
     check(lambda: Ramp(eta, torch.zeros_like(r), r), r)
     check(lambda: Ramp(eta, torch.zeros_like(r), r), eta)
     for first in (0.2, -0.4, 1.7):
-        slope = number(first)
+        slope = tensor(first).requires_grad_()
         check(lambda slope=slope: LeakyReLU(slope), slope)
 
 

@@ -1,4 +1,4 @@
-"""Random networks and points that every soundness test draws from.
+"""Random networks and points that every soundness test draws from, and what all of them assert.
 
 Everything is float64, so that a bound may miss by rounding only.
 """
@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
+import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from taut.graph import Network, Node
+from taut.bounds import BoundMethod
+from taut.bounds.zonotope import Zonotope
+from taut.graph import Network, Node, trace
 from taut.operators import Case, Linear, ReLU, Reshape, Scale
 from taut.operators.registry import OPERATORS
 from taut.region import Box
 
+SEEDS = st.integers(0, 10**6)
 TOLERANCE = 1e-10
+ZONOTOPES = {
+    "deepz": Zonotope(),
+    "hybrid": Zonotope(hybrid=True),
+    "deepz-alone": Zonotope(intersect=False),
+    "hybrid-alone": Zonotope(hybrid=True, intersect=False),
+}
+EVERY_ZONOTOPE = pytest.mark.parametrize("method", ZONOTOPES.values(), ids=ZONOTOPES)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -59,9 +72,22 @@ def points_of(box: Box, g: torch.Generator, count: int = 200) -> Tensor:
     return torch.lerp(box.lower.expand_as(t), box.upper.expand_as(t), t)
 
 
+def sphere(x: Tensor, radius: float, g: torch.Generator, count: int) -> Tensor:
+    """Return points ``(count, B, *shape)`` at the l_2 distance ``radius`` from each image."""
+    shift = normal(g, count, *x.shape)
+    length = shift.flatten(2).norm(dim=2).view(count, len(x), *[1] * (x.dim() - 1))
+    return x + radius * shift / length
+
+
 def evaluate(net: Network, points: Tensor) -> Tensor:
     """Evaluate ``(count, B, *shape)`` points to ``(count, B, K)`` logits."""
     return net(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+
+
+def least_margins(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the least ``z_y - z_j`` among points ``(count, B, K)``: ``(B, K)``, +inf at y."""
+    margins = logits.gather(2, y.expand(len(logits), -1)[..., None]) - logits
+    return margins.amin(0).scatter(1, y[:, None], math.inf)
 
 
 def around_operator(found: Case, g: torch.Generator, width: int = 5) -> Network:
@@ -179,3 +205,59 @@ def _build(kind: str) -> tuple[nn.Module, tuple[int, ...]]:
             nn.Linear(6, 4),
         ), (1, 4, 4)
     return Residual(), (1, 4, 4)
+
+
+def traced(kind: str, seed: int) -> Network:
+    """Return a random network as it is bounded, its weights with gradients."""
+    module, shape = random_module(kind, seed)
+    return trace(module, shape).instance()
+
+
+def labelled_boxes(net: Network, seed: int, images: int, scale: float) -> tuple[Box, Tensor]:
+    """Return random boxes for a network, and the classes of their midpoints."""
+    box = random_box(generator(seed), images, *net.input_shape, scale=scale)
+    return box, net(box.center).argmax(1)
+
+
+def assert_sound(net: Network, box: Box, method: BoundMethod, logits: Tensor) -> None:
+    """Compare a method's margins and bounds with the logits ``(points, B, K)`` at points."""
+    y = logits[0].argmax(1)
+    batch, classes = logits.shape[1:]
+    margins = method.margins(net, box, y)
+    assert margins.shape == (batch, classes)
+    assert bool(torch.isinf(margins.gather(1, y[:, None])).all())
+    slack = TOLERANCE * (1 + logits.abs().amax())
+    assert bool((margins <= least_margins(logits, y) + slack).all())
+    outputs = method.outputs(net, box)
+    assert bool((outputs.lower <= logits.amin(0) + slack).all())
+    assert bool((outputs.upper >= logits.amax(0) - slack).all())
+
+
+def assert_sound_in_float32(kind: str, method: BoundMethod) -> None:
+    """Compare margins in float32 with points evaluated in float64."""
+    module, shape = random_module(kind, 5)
+    box = random_box(generator(5), 8, *shape, scale=0.2)
+    fine = trace(module, shape).instance()
+    logits = evaluate(fine, points_of(box, generator(6), 1000))
+    y = logits[0].argmax(1)
+    coarse = trace(module.float(), shape).instance()
+    margins = method.margins(coarse, box.to(dtype=torch.float32), y)
+    assert margins.dtype == torch.float32
+    assert bool((margins <= least_margins(logits, y) + 1e-5 * (1 + logits.abs().amax())).all())
+
+
+def assert_gradients(loss: Callable[[], Tensor], module: nn.Module) -> None:
+    """Compare gradients of the weights of a module with finite differences, along random ways."""
+    weights = [p for p in module.parameters() if p.dim() > 1]
+    slopes = torch.autograd.grad(loss(), weights)
+    g = generator(8)
+    for weight, slope in zip(weights, slopes, strict=True):
+        way, step = normal(g, *weight.shape), 1e-6
+        with torch.no_grad():
+            weight += step * way
+            high = loss()
+            weight -= 2 * step * way
+            low = loss()
+            weight += step * way
+        change = float((high - low) / (2 * step))
+        assert math.isclose(change, float((slope * way).sum()), rel_tol=2e-4, abs_tol=1e-4)

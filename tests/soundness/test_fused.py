@@ -23,7 +23,9 @@ from taut.region import Box, LpBall
 from taut.training.losses import robust_cross_entropy
 from tests.soundness.harness import (
     KINDS,
+    SEEDS,
     around_operator,
+    assert_gradients,
     case,
     evaluate,
     every_case,
@@ -32,10 +34,10 @@ from tests.soundness.harness import (
     points_of,
     random_box,
     random_module,
+    sphere,
+    traced,
     uniform,
 )
-
-SEEDS = st.integers(0, 10**6)
 
 
 def worst(net: Network, box: Box, y: Tensor, seed: int) -> Tensor:
@@ -54,9 +56,8 @@ def worst(net: Network, box: Box, y: Tensor, seed: int) -> Tensor:
 def test_no_point_has_a_larger_loss(
     kind: str, lines: str, seed: int, scale: float, beta: float
 ) -> None:
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(seed), 3, *shape, scale=scale)
+    net = traced(kind, seed).detached()
+    box = random_box(generator(seed), 3, *net.input_shape, scale=scale)
     y = torch.arange(3) % net.classes  # right and wrong labels
     bound = fused_cross_entropy(net, propagate(net, box), y, lines, beta)
     assert bound.shape == (3,)
@@ -83,9 +84,8 @@ def test_every_operator(name: str, number: int, seed: int) -> None:
 def test_without_the_backward_pass_it_is_the_elided_interval_loss(
     kind: str, seed: int, scale: float
 ) -> None:
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance().detached()
-    inter = propagate(net, random_box(generator(seed), 3, *shape, scale=scale))
+    net = traced(kind, seed).detached()
+    inter = propagate(net, random_box(generator(seed), 3, *net.input_shape, scale=scale))
     y = torch.arange(3) % net.classes
     expected = robust_cross_entropy(interval.margins(net, inter, y), y)
     bound = fused_cross_entropy(net, inter, y, beta=0.0)
@@ -143,9 +143,8 @@ def test_a_linear_net_reaches_the_worst_corner_of_the_chords(beta: float) -> Non
 @pytest.mark.parametrize("lines", ["adaptive", "tight", "same-slope"])
 def test_the_backward_part_is_a_bound_of_the_chords_row(kind: str, lines: str) -> None:
     """By the definition: chords per class, one row, bounded from above by substitution."""
-    module, shape = random_module(kind, 6)
-    net = trace(module, shape).instance().detached()
-    inter = propagate(net, random_box(generator(6), 3, *shape, scale=0.1))
+    net = traced(kind, 6).detached()
+    inter = propagate(net, random_box(generator(6), 3, *net.input_shape, scale=0.1))
     y = torch.arange(3) % net.classes
     rows = margin_rows(y, net.classes, inter.like)
     out = net.output.index
@@ -162,10 +161,9 @@ def test_the_backward_part_is_a_bound_of_the_chords_row(kind: str, lines: str) -
 def test_neither_part_is_always_the_smaller() -> None:
     smaller = [0, 0]
     for seed in range(20):
-        module, shape = random_module("deep", seed)
-        net = trace(module, shape).instance().detached()
+        net = traced("deep", seed).detached()
         for scale in (0.02, 0.8):
-            inter = propagate(net, random_box(generator(seed), 3, *shape, scale=scale))
+            inter = propagate(net, random_box(generator(seed), 3, *net.input_shape, scale=scale))
             y = net(inter.region.center).argmax(1)
             crown, ibp = (fused_cross_entropy(net, inter, y, beta=beta) for beta in (1.0, 0.0))
             smaller[0] += int((crown < ibp - 1e-6).any())
@@ -175,9 +173,8 @@ def test_neither_part_is_always_the_smaller() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranges_of_the_rows_are_the_elided_ones(kind: str) -> None:
-    module, shape = random_module(kind, 12)
-    net = trace(module, shape).instance().detached()
-    inter = propagate(net, random_box(generator(12), 3, *shape, scale=0.3))
+    net = traced(kind, 12).detached()
+    inter = propagate(net, random_box(generator(12), 3, *net.input_shape, scale=0.3))
     rows = normal(generator(13), 3, 5, net.classes)
     found = elided(net, inter, rows)
     out = net.output.index
@@ -187,13 +184,11 @@ def test_ranges_of_the_rows_are_the_elided_ones(kind: str) -> None:
 
 
 def test_better_bounds_before_and_other_regions_do() -> None:
-    module, shape = random_module("conv", 4)
-    net = trace(module, shape).instance().detached()
-    x = uniform(generator(4), 3, *shape)
+    net = traced("conv", 4).detached()
+    x = uniform(generator(4), 3, *net.input_shape)
     y = torch.arange(3) % net.classes
     ball = LpBall.around(x, 0.3, 2)
-    shift = normal(generator(5), 300, *x.shape)
-    points = x + 0.3 * shift / shift.flatten(2).norm(dim=2).view(300, 3, 1, 1, 1)
+    points = sphere(x, 0.3, generator(5), 300)
     points = points.clamp(0, 1)  # towards the midpoint, so still in the ball
     logits = net(points.flatten(0, 1))
     true = F.cross_entropy(logits, y.repeat(300), reduction="none").view(300, 3).amax(0)
@@ -217,19 +212,7 @@ def test_gradients_equal_finite_differences(kind: str, scale: float, beta: float
         net = graph.instance()
         return fused_cross_entropy(net, propagate(net, box), y, beta=beta).sum()
 
-    weights = [p for p in module.parameters() if p.dim() > 1]
-    slopes = torch.autograd.grad(loss(), weights)
-    g = generator(8)
-    for weight, slope in zip(weights, slopes, strict=True):
-        way, step = normal(g, *weight.shape), 1e-6
-        with torch.no_grad():
-            weight += step * way
-            high = loss()
-            weight -= 2 * step * way
-            low = loss()
-            weight += step * way
-        change = float((high - low) / (2 * step))
-        assert math.isclose(change, float((slope * way).sum()), rel_tol=2e-4, abs_tol=1e-4)
+    assert_gradients(loss, module)
 
 
 def tower(gain: float, bias: float = 0.0) -> nn.Sequential:
@@ -299,8 +282,7 @@ def decimal_chord(at: float) -> tuple[Decimal, Decimal]:
 
 @pytest.mark.parametrize("beta", [-0.1, 1.5, math.nan])
 def test_a_weight_out_of_range_is_refused(beta: float) -> None:
-    module, shape = random_module("dense", 1)
-    net = trace(module, shape).instance()
-    inter = propagate(net, random_box(generator(1), 2, *shape))
+    net = traced("dense", 1)
+    inter = propagate(net, random_box(generator(1), 2, *net.input_shape))
     with pytest.raises(ConfigError, match=r"beta must lie in \[0, 1\]"):
         fused_cross_entropy(net, inter, torch.tensor([0, 1]), beta=beta)

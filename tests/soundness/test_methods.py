@@ -13,26 +13,29 @@ from scipy.optimize import LinearConstraint, milp
 from torch import Tensor, nn
 
 from taut.bounds import IBP, METHODS, Ascent, Backward, BoundMethod, Optimised, interval
-from taut.graph import Network, trace
+from taut.graph import trace
 from taut.operators import LINES, Activation
 from taut.property import true_margins
 from taut.region import Box
 from tests.soundness.harness import (
     KINDS,
-    TOLERANCE,
+    SEEDS,
     around_operator,
+    assert_gradients,
+    assert_sound,
+    assert_sound_in_float32,
     case,
     evaluate,
     every_case,
     generator,
-    normal,
+    labelled_boxes,
     points_of,
     random_box,
     random_module,
+    traced,
     uniform,
 )
 
-SEEDS = st.integers(0, 10**6)
 VARIANTS: dict[str, BoundMethod] = {
     **METHODS,
     **{f"{b}/{k}": Backward(before=b, lines=k) for b in ("ibp", "crown") for k in LINES},
@@ -46,21 +49,6 @@ VARIANTS: dict[str, BoundMethod] = {
     "published relaxed-crown-2": Backward("crown", depth=2, lines="adaptive", intersect=False),
     "shared alpha-crown": Optimised(Ascent(iterations=3, shared=True)),
 }
-
-
-def assert_sound(net: Network, box: Box, method: BoundMethod, logits: Tensor) -> None:
-    """Compare a method's margins and bounds with the logits ``(points, B, K)`` at points."""
-    y = logits[0].argmax(1)
-    batch, classes = logits.shape[1:]
-    margins = method.margins(net, box, y)
-    assert margins.shape == (batch, classes)
-    assert bool(torch.isinf(margins.gather(1, y[:, None])).all())
-    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
-    slack = TOLERANCE * (1 + logits.abs().amax())
-    assert bool((margins <= least + slack).all())
-    outputs = method.outputs(net, box)
-    assert bool((outputs.lower <= logits.amin(0) + slack).all())
-    assert bool((outputs.upper >= logits.amax(0) - slack).all())
 
 
 QUICK: dict[str, BoundMethod] = {
@@ -99,25 +87,15 @@ def test_every_operator_under_every_method(name: str, number: int, seed: int) ->
 def test_traced_networks_under_every_method(
     kind: str, method: str, seed: int, scale: float
 ) -> None:
-    module, shape = random_module(kind, seed)
-    box = random_box(generator(seed), 3, *shape, scale=scale)
-    net = trace(module, shape).instance()
+    net = traced(kind, seed)
+    box = random_box(generator(seed), 3, *net.input_shape, scale=scale)
     assert_sound(net, box, VARIANTS[method], evaluate(net, points_of(box, generator(seed))))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_stays_sound_up_to_rounding(kind: str, method: str) -> None:
-    module, shape = random_module(kind, 5)
-    box = random_box(generator(5), 8, *shape, scale=0.2)
-    fine = trace(module, shape).instance()
-    logits = evaluate(fine, points_of(box, generator(6), 1000))
-    y = logits[0].argmax(1)
-    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
-    coarse = trace(module.float(), shape).instance()
-    margins = METHODS[method].margins(coarse, box.to(dtype=torch.float32), y)
-    assert margins.dtype == torch.float32
-    assert bool((margins <= least + 1e-5 * (1 + logits.abs().amax())).all())
+    assert_sound_in_float32(kind, METHODS[method])
 
 
 @pytest.mark.parametrize("method", VARIANTS)
@@ -138,10 +116,8 @@ def test_a_point_has_its_own_margins(kind: str, method: str) -> None:
 @given(seed=SEEDS, scale=st.sampled_from([0.02, 0.1, 0.4]))
 def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> None:
     """IBP <= CROWN-IBP <= CROWN with tight lines."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance()
-    box = random_box(generator(seed), 4, *shape, scale=scale)
-    y = net(box.center).argmax(1)
+    net = traced(kind, seed)
+    box, y = labelled_boxes(net, seed, 4, scale)
     ibp = IBP().margins(net, box, y)
     crown_ibp = Backward("ibp", "tight").margins(net, box, y)
     crown = Backward("crown", "tight").margins(net, box, y)
@@ -154,10 +130,8 @@ def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> No
 @given(seed=SEEDS)
 def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
     """Slope-zero lines in CROWN-IBP give the elided IBP margins."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance()
-    box = random_box(generator(seed), 3, *shape, scale=0.3)
-    y = net(box.center).argmax(1)
+    net = traced(kind, seed)
+    box, y = labelled_boxes(net, seed, 3, 0.3)
     ibp = IBP().margins(net, box, y)
     constant = Backward("ibp", "constant").margins(net, box, y)
     torch.testing.assert_close(constant, ibp, rtol=1e-9, atol=1e-9)
@@ -171,11 +145,9 @@ def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
 @given(seed=SEEDS)
 def test_margins_do_not_depend_on_what_is_kept(kind: str, seed: int) -> None:
     """Keeping fewer intervals, and working in place without gradients, changes nothing."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance()
-    box = random_box(generator(seed), 3, *shape, scale=0.3)
+    net = traced(kind, seed)
+    box, y = labelled_boxes(net, seed, 3, 0.3)
     ends = box.lower.clone(), box.upper.clone()
-    y = net(box.center).argmax(1)
     kept = interval.margins(net, interval.propagate(net, box), y)
     assert torch.equal(IBP().margins(net, box, y), kept)
     with torch.no_grad():
@@ -189,10 +161,8 @@ def test_adaptive_lines_can_be_below_ibp() -> None:
     """The ordering is the tight lines' own."""
     below = 0
     for seed in range(40):
-        module, shape = random_module("deep", seed)
-        net = trace(module, shape).instance()
-        box = random_box(generator(seed), 4, *shape, scale=0.4)
-        y = net(box.center).argmax(1)
+        net = traced("deep", seed)
+        box, y = labelled_boxes(net, seed, 4, 0.4)
         adaptive = Backward("ibp", "adaptive").margins(net, box, y)
         below += int((adaptive < IBP().margins(net, box, y) - 1e-9).any())
     assert below > 0
@@ -203,10 +173,8 @@ def test_adaptive_lines_can_be_below_ibp() -> None:
 @given(seed=SEEDS)
 def test_elided_margins_are_never_looser(kind: str, seed: int) -> None:
     """Merging the last layer with the margins beats plain bounds of the logits."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance()
-    box = random_box(generator(seed), 3, *shape, scale=0.3)
-    y = net(box.center).argmax(1)
+    net = traced(kind, seed)
+    box, y = labelled_boxes(net, seed, 3, 0.3)
     bounds = interval.propagate(net, box).at(net.output.index)
     plain = bounds.lower.gather(1, y[:, None]) - bounds.upper
     elided = IBP().margins(net, box, y)
@@ -337,10 +305,8 @@ def test_no_method_exceeds_the_exact_minimum(seed: int) -> None:
 
 
 def test_crown_does_not_depend_on_the_budget() -> None:
-    module, shape = random_module("conv", 2)
-    net = trace(module, shape).instance()
-    box = random_box(generator(2), 3, *shape, scale=0.4)
-    y = net(box.center).argmax(1)
+    net = traced("conv", 2)
+    box, y = labelled_boxes(net, 2, 3, 0.4)
     whole = Backward("crown").margins(net, box, y)
     split = Backward("crown", budget=1).margins(net, box, y)
     torch.testing.assert_close(whole, split, rtol=1e-12, atol=1e-12)
@@ -371,16 +337,4 @@ def test_gradients_of_bounds_equal_finite_differences(kind: str, method: str) ->
         margins = METHODS[method].margins(graph.instance(), box, y)
         return margins[torch.isfinite(margins)].sum()
 
-    weights = [p for p in module.parameters() if p.dim() > 1]
-    slopes = torch.autograd.grad(loss(), weights)
-    g = generator(8)
-    for weight, slope in zip(weights, slopes, strict=True):
-        way, step = normal(g, *weight.shape), 1e-6
-        with torch.no_grad():
-            weight += step * way
-            high = loss()
-            weight -= 2 * step * way
-            low = loss()
-            weight += step * way
-        change = float(((high - low) / (2 * step)).detach())
-        assert math.isclose(change, float((slope * way).sum()), rel_tol=2e-4, abs_tol=1e-4)
+    assert_gradients(loss, module)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, linprog, milp
 from torch import Tensor, nn
 
@@ -30,9 +29,18 @@ from taut.graph import Network, trace
 from taut.operators.ramp import ParamRamp
 from taut.property import margin_rows, pad_true_class
 from taut.region import Box, LpBall
-from tests.soundness.harness import generator, normal, points_of, random_box, uniform
+from tests.soundness.harness import (
+    SEEDS,
+    evaluate,
+    generator,
+    labelled_boxes,
+    least_margins,
+    normal,
+    points_of,
+    random_box,
+    uniform,
+)
 
-SEEDS = st.integers(0, 10**6)
 WIDTHS = (5, 8, 6, 7, 4)
 
 
@@ -76,8 +84,7 @@ def network(activation: str, seed: int, hidden: int = 3) -> Network:
 
 def setting(activation: str, seed: int) -> tuple[Network, Box, Tensor]:
     net = network(activation, seed)
-    box = random_box(generator(seed), 3, *net.input_shape, scale=(0.05, 0.3, 1.0)[seed % 3])
-    return net, box, net(box.center).argmax(1)
+    return net, *labelled_boxes(net, seed, 3, scale=(0.05, 0.3, 1.0)[seed % 3])
 
 
 def never_below(high: Tensor, low: Tensor) -> bool:
@@ -207,10 +214,8 @@ def test_every_mix_of_lines_is_sound_and_its_ends_are_the_families(
 ) -> None:
     net, box, y = setting(activation, seed)
     inter = propagate(net, box)
-    points = points_of(box, generator(seed))
-    logits = net(points.flatten(0, 1)).unflatten(0, points.shape[:2])
-    margins = logits.gather(2, y.expand(len(points), -1)[..., None]) - logits
-    least = margins.amin(0).scatter(1, y[:, None], math.inf)
+    logits = evaluate(net, points_of(box, generator(seed)))
+    least = least_margins(logits, y)
     slack = 1e-10 * (1 + logits.abs().amax())
     for mix in (None, 0.3, 1.0):
         assert bool((mixed_margins(net, inter, y, mix) <= least + slack).all())
@@ -361,10 +366,7 @@ def test_every_method_covers_a_ball(clipped: bool, p: int, seed: int) -> None:
     y = net(x).argmax(1)
     many = ball[torch.arange(3).repeat(100)]
     points = many.project(x.repeat(100, *[1] * (x.dim() - 1)) + 2 * normal(g, 300, *x.shape[1:]))
-    points = points.unflatten(0, (100, 3))
-    logits = net(points.flatten(0, 1)).unflatten(0, points.shape[:2])
-    margins = logits.gather(2, y.expand(len(points), -1)[..., None]) - logits
-    least = margins.amin(0).scatter(1, y[:, None], math.inf)
+    least = least_margins(evaluate(net, points.unflatten(0, (100, 3))), y)
     for method in (IBP(), tight("ibp"), tight("lbp", 1), tight("crown"), tight("crown", 1)):
         found = method.margins(net, ball, y)
         assert bool((found <= least + 1e-9).all())

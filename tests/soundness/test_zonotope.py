@@ -18,28 +18,26 @@ from taut.operators import Add, Linear, ReLU, Scale
 from taut.property import margin_rows, true_margins
 from taut.region import Box, LpBall
 from tests.soundness.harness import (
+    EVERY_ZONOTOPE,
     KINDS,
+    SEEDS,
     around_operator,
+    assert_sound,
+    assert_sound_in_float32,
     case,
     evaluate,
     every_case,
     generator,
+    labelled_boxes,
+    least_margins,
     normal,
     points_of,
     random_box,
     random_module,
+    sphere,
+    traced,
     uniform,
 )
-from tests.soundness.test_methods import assert_sound
-
-SEEDS = st.integers(0, 10**6)
-ZONOTOPES = {
-    "deepz": Zonotope(),
-    "hybrid": Zonotope(hybrid=True),
-    "deepz-alone": Zonotope(intersect=False),
-    "hybrid-alone": Zonotope(hybrid=True, intersect=False),
-}
-EVERY = pytest.mark.parametrize("method", ZONOTOPES.values(), ids=ZONOTOPES)
 
 
 @pytest.mark.parametrize("method", [Zonotope(), Zonotope(hybrid=True, intersect=False)])
@@ -53,18 +51,17 @@ def test_every_operator(name: str, number: int, method: Zonotope, seed: int) -> 
     assert_sound(net, box, method, evaluate(net, points_of(box, g)))
 
 
-@EVERY
+@EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=5, deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.01, 0.1, 0.5]))
 def test_traced_networks(kind: str, method: Zonotope, seed: int, scale: float) -> None:
-    module, shape = random_module(kind, seed)
-    box = random_box(generator(seed), 3, *shape, scale=scale)
-    net = trace(module, shape).instance()
+    net = traced(kind, seed)
+    box = random_box(generator(seed), 3, *net.input_shape, scale=scale)
     assert_sound(net, box, method, evaluate(net, points_of(box, generator(seed))))
 
 
-@EVERY
+@EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_point_has_its_own_margins(kind: str, method: Zonotope) -> None:
     module, shape = random_module(kind, 11)
@@ -79,7 +76,7 @@ def test_a_point_has_its_own_margins(kind: str, method: Zonotope) -> None:
     torch.testing.assert_close(outputs.upper, logits, rtol=1e-9, atol=1e-9)
 
 
-@EVERY
+@EVERY_ZONOTOPE
 def test_a_ball_is_bounded_through_its_box(method: Zonotope) -> None:
     module, shape = random_module("conv", 3)
     net = trace(module, shape).instance()
@@ -87,11 +84,9 @@ def test_a_ball_is_bounded_through_its_box(method: Zonotope) -> None:
     x = uniform(g, 3, *shape)
     ball = LpBall.around(x, 0.3, 2, data_range=None)
     y = module(x).argmax(1)
-    shift = normal(g, 500, *x.shape)
-    length = shift.flatten(2).norm(dim=2).view(500, 3, 1, 1, 1)
-    points = x + 0.3 * shift / length
+    points = sphere(x, 0.3, g, 500)
     logits = module(points.flatten(0, 1)).unflatten(0, (500, 3))
-    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
+    least = least_margins(logits, y)
     margins = method.margins(net, ball, y)
     assert bool((margins <= least + 1e-9).all())
     boxed = method.margins(net, ball.box, y)
@@ -109,10 +104,8 @@ def test_deepz_is_same_slope_substitution_at_every_layer(
     kind: str, seed: int, scale: float
 ) -> None:
     """DeepZ equals Fast-Lin: forward with shared errors, or rows back to the input."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(seed), 3, *shape, scale=scale)
-    y = net(box.center).argmax(1)
+    net = traced(kind, seed).detached()
+    box, y = labelled_boxes(net, seed, 3, scale)
     zonotope = Zonotope(intersect=False)
     crown = refine(propagate(net, box), ("same-slope",), everywhere=True)
     found = zonotope.intermediate(net, box)
@@ -196,9 +189,8 @@ def test_a_hybrid_forgets_what_errors_share() -> None:
 @given(seed=SEEDS)
 def test_a_hybrid_keeps_its_generators_and_is_no_tighter(kind: str, seed: int) -> None:
     """One generator per moving pixel throughout; on the same lines it contains DeepZ."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(seed), 3, *shape, scale=0.4)
+    net = traced(kind, seed).detached()
+    box = random_box(generator(seed), 3, *net.input_shape, scale=0.4)
     most = int((box.radius > 0).flatten(1).sum(1).amax())
     known = {index: propagate(net, box).at(index) for index in net.bent()}
     walks = {
@@ -218,15 +210,13 @@ def test_a_hybrid_keeps_its_generators_and_is_no_tighter(kind: str, seed: int) -
         assert bool((two.at(index).upper >= one.at(index).upper - 1e-9).all())
 
 
-@EVERY
+@EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=5, deadline=None)
 @given(seed=SEEDS)
 def test_margins_are_no_looser_than_the_logits_box(kind: str, method: Zonotope, seed: int) -> None:
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance()
-    box = random_box(generator(seed), 3, *shape, scale=0.4)
-    y = net(box.center).argmax(1)
+    net = traced(kind, seed)
+    box, y = labelled_boxes(net, seed, 3, 0.4)
     outputs = method.outputs(net, box)
     plain = outputs.lower.gather(1, y[:, None]) - outputs.upper
     margins = method.margins(net, box, y)
@@ -234,30 +224,19 @@ def test_margins_are_no_looser_than_the_logits_box(kind: str, method: Zonotope, 
     assert bool((margins[others] >= plain[others] - 1e-9).all())
 
 
-@EVERY
+@EVERY_ZONOTOPE
 def test_merging_helps(method: Zonotope) -> None:
-    module, shape = random_module("conv", 3)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(3), 3, *shape, scale=0.4)
-    y = net(box.center).argmax(1)
+    net = traced("conv", 3).detached()
+    box, y = labelled_boxes(net, 3, 3, 0.4)
     outputs = method.outputs(net, box)
     plain = outputs.lower.gather(1, y[:, None]) - outputs.upper
     assert bool((method.margins(net, box, y) > plain + 1e-3).all())
 
 
-@EVERY
+@EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_stays_sound_up_to_rounding(kind: str, method: Zonotope) -> None:
-    module, shape = random_module(kind, 5)
-    box = random_box(generator(5), 8, *shape, scale=0.2)
-    fine = trace(module, shape).instance()
-    logits = evaluate(fine, points_of(box, generator(6), 1000))
-    y = logits[0].argmax(1)
-    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
-    coarse = trace(module.float(), shape).instance()
-    margins = method.margins(coarse, box.to(dtype=torch.float32), y)
-    assert margins.dtype == torch.float32
-    assert bool((margins <= least + 1e-5 * (1 + logits.abs().amax())).all())
+    assert_sound_in_float32(kind, method)
 
 
 @pytest.mark.parametrize("kind", ["deep", "conv", "norm"])
@@ -265,10 +244,8 @@ def test_float32_stays_sound_up_to_rounding(kind: str, method: Zonotope) -> None
 @given(seed=SEEDS)
 def test_hybrid_margins_merge_with_the_last_layer(kind: str, seed: int) -> None:
     """Never looser than rows on the hybrid zonotope of the logits themselves."""
-    module, shape = random_module(kind, seed)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(seed), 3, *shape, scale=0.4)
-    y = net(box.center).argmax(1)
+    net = traced(kind, seed).detached()
+    box, y = labelled_boxes(net, seed, 3, 0.4)
     method = Zonotope(hybrid=True)
     known = {index: propagate(net, box).at(index) for index in net.bent()}
     walk = _Walk(net, known, method, _Room(2**30, box.lower, False))
@@ -286,9 +263,8 @@ def test_hybrid_margins_merge_with_the_last_layer(kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_merged_with_the_tail_are_the_logits_rows(kind: str) -> None:
     """On points, what rows pulled back say of the nodes equals what they say of the logits."""
-    module, shape = random_module(kind, 7)
-    net = trace(module, shape).instance().detached()
-    x = normal(generator(7), 3, *shape)
+    net = traced(kind, 7).detached()
+    x = normal(generator(7), 3, *net.input_shape)
     rows = normal(generator(8), 3, 2, net.classes)
     values: list[Tensor] = [x]
     for node in net.nodes[1:]:
@@ -303,7 +279,7 @@ def test_rows_merged_with_the_tail_are_the_logits_rows(kind: str) -> None:
     assert (landings.keys() == {0}) == (kind == "linear")
 
 
-@EVERY
+@EVERY_ZONOTOPE
 def test_a_network_may_end_with_an_activation(method: Zonotope) -> None:
     module = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 4), nn.ReLU()).double()
     net = trace(module, (5,)).instance()
@@ -315,9 +291,8 @@ def test_cutting_with_intervals_helps_and_never_hurts_a_range() -> None:
     """Each activation's range lies in the interval's; somewhere the margins gain."""
     gained = 0
     for seed in range(10):
-        module, shape = random_module("deep", seed)
-        net = trace(module, shape).instance().detached()
-        box = random_box(generator(seed), 3, *shape, scale=0.4)
+        net = traced("deep", seed).detached()
+        box = random_box(generator(seed), 3, *net.input_shape, scale=0.4)
         inter, found = propagate(net, box), Zonotope().intermediate(net, box)
         for index in net.bent():
             assert bool((found.at(index).lower >= inter.at(index).lower - 1e-12).all())
@@ -330,14 +305,12 @@ def test_cutting_with_intervals_helps_and_never_hurts_a_range() -> None:
 
 def test_its_ranges_serve_other_methods() -> None:
     """CROWN on a zonotope's ranges is sound and at least as good on average as on IBP's."""
-    module, shape = random_module("deep", 1)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(1), 3, *shape, scale=0.3)
-    logits = torch.stack([net(x) for x in points_of(box, generator(2))])
+    net = traced("deep", 1).detached()
+    box = random_box(generator(1), 3, *net.input_shape, scale=0.3)
+    logits = evaluate(net, points_of(box, generator(2)))
     y = logits[0].argmax(1)
     found = Zonotope().intermediate(net, box)
     tight = backward.margins(net, found, y, "tight")
-    least = torch.stack([true_margins(z, y) for z in logits]).amin(0)
-    assert bool((tight <= least + 1e-9).all())
+    assert bool((tight <= least_margins(logits, y) + 1e-9).all())
     assert bool((tight >= Backward("ibp", "tight").margins(net, box, y) - 1e-9).all())
     assert bool((tight >= interval.margins(net, found, y) - 1e-9).all())

@@ -12,24 +12,22 @@ from taut.bounds import propagate
 from taut.bounds.zonotope import BudgetError, Zonotope, _Room, _Walk
 from taut.errors import ConfigError, TautError
 from taut.graph import trace
-from tests.soundness.harness import generator, normal, random_box, random_module
+from tests.soundness.harness import (
+    EVERY_ZONOTOPE,
+    assert_gradients,
+    generator,
+    labelled_boxes,
+    random_box,
+    random_module,
+    traced,
+)
 
-ZONOTOPES = {
-    "deepz": Zonotope(),
-    "hybrid": Zonotope(hybrid=True),
-    "deepz-alone": Zonotope(intersect=False),
-    "hybrid-alone": Zonotope(hybrid=True, intersect=False),
-}
-EVERY = pytest.mark.parametrize("method", ZONOTOPES.values(), ids=ZONOTOPES)
 
-
-@EVERY
+@EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", ["conv", "residual"])
 def test_the_budget_changes_no_bound(kind: str, method: Zonotope) -> None:
-    module, shape = random_module(kind, 2)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(2), 7, *shape, scale=0.4)
-    y = net(box.center).argmax(1)
+    net = traced(kind, 2).detached()
+    box, y = labelled_boxes(net, 2, 7, 0.4)
     whole, known = method.margins(net, box, y), method.intermediate(net, box)
     sizes = []
     for budget in (2**14, 2**16, 2**18, 2**20):
@@ -66,9 +64,8 @@ def test_an_image_that_does_not_fit_is_refused() -> None:
 
 def test_memory_follows_the_images_and_what_they_keep() -> None:
     """What a walk says it holds is what its enclosures hold together."""
-    module, shape = random_module("deep", 2)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(2), 3, *shape, scale=0.4)
+    net = traced("deep", 2).detached()
+    box = random_box(generator(2), 3, *net.input_shape, scale=0.4)
     known = {index: propagate(net, box).at(index) for index in net.bent()}
     room = _Room(2**30, box.lower, False)
     for _, element, _ in _Walk(net, known, Zonotope(), room).over(box, net.output.index):
@@ -83,9 +80,8 @@ def test_memory_follows_the_images_and_what_they_keep() -> None:
 
 def test_errors_that_are_not_numbers_stay() -> None:
     """NaN in a bound reaches the margins; it is never lost among the generators."""
-    module, shape = random_module("deep", 2)
-    net = trace(module, shape).instance().detached()
-    box = random_box(generator(2), 2, *shape, scale=0.4)
+    net = traced("deep", 2).detached()
+    box = random_box(generator(2), 2, *net.input_shape, scale=0.4)
     walk = _Walk(net, {}, Zonotope(), _Room(2**30, box.lower, False))
     block = walk._block(torch.tensor([[0.0, math.nan, 1.0], [0.0, 0.0, 2.0]]))
     assert block is not None
@@ -96,7 +92,7 @@ def test_errors_that_are_not_numbers_stay() -> None:
     assert walk._block(torch.zeros(2, 3)) is None
 
 
-@EVERY
+@EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", ["deep", "conv", "norm", "residual"])
 def test_gradients_equal_finite_differences(kind: str, method: Zonotope) -> None:
     module, shape = random_module(kind, 4)
@@ -108,22 +104,10 @@ def test_gradients_equal_finite_differences(kind: str, method: Zonotope) -> None
         margins = method.margins(graph.instance(), box, y)
         return margins[torch.isfinite(margins)].sum()
 
-    weights = [p for p in module.parameters() if p.dim() > 1]
-    slopes = torch.autograd.grad(loss(), weights)
-    g = generator(8)
-    for weight, slope in zip(weights, slopes, strict=True):
-        way, step = normal(g, *weight.shape), 1e-6
-        with torch.no_grad():
-            weight += step * way
-            high = loss()
-            weight -= 2 * step * way
-            low = loss()
-            weight += step * way
-        change = float((high - low) / (2 * step))
-        assert math.isclose(change, float((slope * way).sum()), rel_tol=2e-4, abs_tol=1e-4)
+    assert_gradients(loss, module)
 
 
-@EVERY
+@EVERY_ZONOTOPE
 def test_calls_leave_nothing_behind(method: Zonotope) -> None:
     module, shape = random_module("residual", 9)
     graph = trace(module, shape)

@@ -9,8 +9,7 @@ import typer
 
 from taut.cli import options
 from taut.cli.allocator import keep_pages
-from taut.cli.certify import carry_out, show
-from taut.cli.common import note, print_json
+from taut.cli.certify import carry_out, tell
 from taut.cli.common import threads as computing_with
 from taut.errors import ConfigError
 
@@ -93,11 +92,7 @@ def attack(
         job = results.Job("attack", opened.model, opened.architecture, images, radius, cascade)
         folder = opened.folder(out, results.folder_name("attack", images, radius, cascade))
         figures = carry_out(job, folder, overwrite)
-    if as_json:
-        print_json({**figures, "folder": str(folder)})
-    else:
-        show(figures)
-        note(f"written to {folder}", as_json)
+    tell(figures, folder, as_json)
 
 
 def _search(

@@ -120,11 +120,7 @@ def certify(
         figures = carry_out(job, folder, overwrite)
         if out is None and opened.run is not None:
             results.promote(opened.run, folder, figures)
-    if as_json:
-        print_json({**figures, "folder": str(folder)})
-    else:
-        show(figures)
-        note(f"written to {folder}", as_json)
+    tell(figures, folder, as_json)
     note(f"next: taut report {folder if out or not opened.run else opened.run}", as_json)
 
 
@@ -167,8 +163,17 @@ def carry_out(job: Job, folder: Path, overwrite: bool) -> dict[str, Any]:
         )
 
 
-def show(figures: Mapping[str, Any]) -> None:
-    """Print the figures of a certification or attack as tables."""
+def tell(figures: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """Print the figures of a certification or attack, and where they were written."""
+    if as_json:
+        print_json({**figures, "folder": str(folder)})
+    else:
+        _show(figures)
+        note(f"written to {folder}", as_json)
+
+
+def _show(figures: Mapping[str, Any]) -> None:
+    """Print the figures as tables."""
     total, verdicts = figures["images"], figures["verdicts"]
     rows = []
     for name in ("natural", "attacked", "certified"):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.operators import windows
-from taut.operators.base import POINTWISE, Affine, Reach, Shape
+from taut.operators.base import POINTWISE, Affine, Pair, Reach, Shape
 from taut.operators.registry import (
     Case,
     Entry,
@@ -24,8 +24,6 @@ from taut.operators.registry import (
     live,
     register,
 )
-
-Pair = tuple[int, int]
 
 _NARROW = 16  # channels that a vector unit works on at once
 
@@ -61,7 +59,9 @@ class _NarrowTranspose(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        missing = _missing(ctx.size, rows, weight, ctx.stride, ctx.padding, (1, 1))
+        missing = windows.left_over(
+            ctx.size, rows.shape[2:], weight.shape[2:], ctx.stride, ctx.padding, (1, 1)
+        )
         to_rows, to_weight, _ = torch.ops.aten.convolution_backward(
             _channels_last(grads[0]),
             rows,
@@ -76,18 +76,6 @@ class _NarrowTranspose(torch.autograd.Function):
             (*ctx.needs_input_grad[:2], False),
         )
         return to_rows, to_weight, None, None, None
-
-
-def _missing(
-    size: Sequence[int], rows: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> Pair:
-    """Return the cells at the far border that the strides leave without a window."""
-
-    def left_over(axis: int) -> int:
-        reach = (rows.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis]
-        return size[axis] - (reach + dilation[axis] * (weight.shape[2 + axis] - 1) + 1)
-
-    return left_over(0), left_over(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +172,9 @@ class Conv2d(Affine):
             rows, weight = _channels_last(rows), _channels_last(self.weight)
         if self._narrow and not thin:
             return (_NarrowTranspose.apply(rows, weight, self.stride, self.padding, size),)  # type: ignore[no-untyped-call]
-        missing = _missing(size, rows, weight, self.stride, self.padding, self._dilation)
+        missing = windows.left_over(
+            size, rows.shape[2:], weight.shape[2:], self.stride, self.padding, self._dilation
+        )
         return (
             F.conv_transpose2d(
                 rows, weight, None, self.stride, self.padding, missing, self.groups, self._dilation

@@ -20,6 +20,9 @@ from taut.operators.forms import Bounds, Interval, Lines
 Shape = tuple[int, ...]
 """The shape of a node without its batch axis."""
 
+Pair = tuple[int, int]
+"""Sizes along both axes of an image, (height, width)."""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -28,9 +31,9 @@ class Reach:
     Along each axis output ``i`` reads ``extent`` inputs from ``i * stride - padding`` on.
     """
 
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    extent: tuple[int, int]
+    stride: Pair
+    padding: Pair
+    extent: Pair
 
 
 POINTWISE = Reach((1, 1), (0, 0), (1, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-_ELEMENTS = 2**16
+_ELEMENTS = 2**17
 
 
 def pieces(tensor: Tensor) -> list[slice]:

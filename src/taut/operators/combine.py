@@ -126,30 +126,6 @@ def expanded(x: Value, shape: Shape) -> Value | Inner:
     return Inner(Template((x,), lambda: Combine(Call(Tensor.expand, (-1, *shape)))), shape)
 
 
-def as_image(x: Value, what: str) -> Inner:
-    """Return signals ``(C, L)`` as images of height one, in front of what follows."""
-    if len(x.shape) != 2:
-        raise UnsupportedOperator(f"of a node of shape {x.shape}; {what} takes (channels, length)")
-    channels, length = x.shape
-    shape = (channels, 1, length)
-    return Inner(Template((x,), lambda: Combine(Call(torch.unsqueeze, (2,)))), shape)
-
-
-def from_image(template: Template, shape: Shape) -> Template:
-    """Return a template of images of height one as one of signals of ``shape``."""
-    inner = Inner(template, (shape[0], 1, shape[1]))
-    return Template((inner,), lambda: Combine(Call(torch.squeeze, (2,))))
-
-
-def image(x: Value, what: str) -> Value:
-    """Return ``x`` if it holds images, one ``(C, H, W)`` per element of the batch."""
-    if len(x.shape) != 3:
-        raise UnsupportedOperator(
-            f"of a node of shape {x.shape}; {what} takes (channels, height, width)"
-        )
-    return x
-
-
 def _cases(generator: torch.Generator) -> list[Case]:
     """Return a case for each kind of map: views, gaps, copies, overlaps and averages."""
     every, linear = slice(None), (("mode", "bilinear"), ("align_corners", True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -10,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from taut.errors import UnsupportedOperator
-from taut.operators.affine import Conv2d, Pair, random_weights, tensors
-from taut.operators.base import Shape
-from taut.operators.combine import as_image, from_image, image
+from taut.operators.affine import Conv2d, random_weights, tensors
+from taut.operators.base import Pair, Shape
+from taut.operators.images import Sizes, along, as_image, as_pair, from_image, heightened, image
 from taut.operators.registry import (
     Case,
     Entry,
@@ -24,25 +23,6 @@ from taut.operators.registry import (
     builds,
     register,
 )
-
-Sizes = int | Sequence[int]
-
-
-def as_pair(value: Sizes) -> Pair:
-    """Return one size for both axes of an image, or the two given."""
-    if isinstance(value, int):
-        return (value, value)
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def along(value: Sizes, other: int) -> Pair:
-    """Return a size along a signal as sizes of its image of height one."""
-    return other, value if isinstance(value, int) else value[0]
-
-
-def heightened(weight: Live) -> Live:
-    """Return the kernel of a signal, ``(O, C, k)``, as one of images, ``(O, C, 1, k)``."""
-    return lambda: weight().unsqueeze(2)
 
 
 @builds(nn.Conv1d, nn.Conv2d)

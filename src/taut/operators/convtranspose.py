@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taut.operators.affine import Pair, random_weights, tensors
-from taut.operators.base import Affine, Shape
-from taut.operators.combine import as_image, from_image, image
-from taut.operators.convolve import along, as_pair, heightened
+from taut.operators.affine import random_weights, tensors
+from taut.operators.base import Affine, Pair, Shape
+from taut.operators.images import Sizes, along, as_image, as_pair, from_image, heightened, image
 from taut.operators.registry import (
     Case,
     Entry,
-    Inner,
     Live,
     Template,
     Value,
@@ -25,6 +23,7 @@ from taut.operators.registry import (
     builds,
     register,
 )
+from taut.operators.windows import left_over
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +72,6 @@ class ConvTranspose2d(Affine):
         return None if self.bias is None else rows.sum((2, 3)) @ self.bias
 
 
-def _left_over(
-    shape: Shape, x: Value | Inner, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Pair:
-    """Return the output padding from the shapes, whether it or an output size was asked for."""
-
-    def one(axis: int) -> int:
-        reach = (x.shape[1 + axis] - 1) * stride[axis] - 2 * padding[axis]
-        return shape[1 + axis] - (reach + dilation[axis] * (kernel[axis] - 1) + 1)
-
-    return one(0), one(1)
-
-
 @builds(F.conv_transpose2d)
 def _conv_transpose2d(
     shape: Shape,
@@ -92,16 +79,16 @@ def _conv_transpose2d(
     input: Value,
     weight: Live,
     bias: Live | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
     output_padding: object = 0,
     groups: int = 1,
-    dilation: int | Sequence[int] = 1,
+    dilation: Sizes = 1,
 ) -> Template:
     x = image(input, "conv_transpose2d")
     step, pad, spread = as_pair(stride), as_pair(padding), as_pair(dilation)
-    kernel = weight().shape[2], weight().shape[3]
-    extra = _left_over(shape, x, kernel, step, pad, spread)
+    # What is left over was asked for as an output padding or by an output size.
+    extra = left_over(shape[1:], x.shape[1:], weight().shape[2:], step, pad, spread)
     return Template(
         (x,),
         lambda: ConvTranspose2d(*tensors(weight, bias), step, pad, extra, groups, spread),
@@ -115,17 +102,17 @@ def _conv_transpose1d(
     input: Value,
     weight: Live,
     bias: Live | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
     output_padding: object = 0,
     groups: int = 1,
-    dilation: int | Sequence[int] = 1,
+    dilation: Sizes = 1,
 ) -> Template:
     x = as_image(input, "conv_transpose1d")
     step, pad, spread = along(stride, 1), along(padding, 0), along(dilation, 1)
     high = heightened(weight)
-    kernel = 1, high().shape[3]
-    extra = _left_over((shape[0], 1, shape[1]), x, kernel, step, pad, spread)
+    size = 1, shape[1]
+    extra = left_over(size, x.shape[1:], high().shape[2:], step, pad, spread)
     found = Template(
         (x,), lambda: ConvTranspose2d(*tensors(high, bias), step, pad, extra, groups, spread)
     )

@@ -99,3 +99,8 @@ LINES = ("constant", "tight", "adaptive", "zero", "one", "same-slope")
     Two parallel lines, the least distance apart that the slope of the chord allows (Fast-Lin,
     Wong and Kolter; the zonotope's transformer).
 """
+
+
+def unknown(kind: str) -> ValueError:
+    """Return the error for a family of lines that no activation offers."""
+    return ValueError(f"unknown lines {kind!r}")

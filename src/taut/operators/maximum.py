@@ -11,13 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taut.operators.affine import reader, scale_template
-from taut.operators.base import Activation, Affine, Shape
+from taut.operators.base import Activation, Affine, Pair, Shape
 from taut.operators.combine import Call, Combine, adjoint
-from taut.operators.forms import LINES, Bounds, Lines
+from taut.operators.forms import LINES, Bounds, Lines, unknown
 from taut.operators.reduce import axes_of
 from taut.operators.registry import Case, Entry, Inner, Template, Value, builds, register
-
-Pair = tuple[int, int]
 
 
 class _Race(NamedTuple):
@@ -72,7 +70,7 @@ class Maximum(Activation):
 
     def lines(self, bounds: Bounds, kind: str) -> Lines:
         if kind not in LINES:
-            raise ValueError(f"unknown lines {kind!r}")
+            raise unknown(kind)
         if kind == "constant":
             return self.constant_lines(bounds)
         axis, race = self.axis + 1, self._race(bounds)

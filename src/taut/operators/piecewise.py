@@ -41,8 +41,3 @@ class PiecewiseLinear(Activation):
         return Lines(
             lower_slope, reduce(torch.minimum, below), upper_slope, reduce(torch.maximum, above)
         )
-
-
-def unknown(kind: str) -> ValueError:
-    """Return the error for a family of lines that no activation offers."""
-    return ValueError(f"unknown lines {kind!r}")

@@ -11,13 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.errors import UnsupportedOperator
-from taut.operators.base import Affine, Reach, Shape
-from taut.operators.combine import Call, Combine, as_image, from_image, image
+from taut.operators.base import Affine, Pair, Reach, Shape
+from taut.operators.combine import Call, Combine
+from taut.operators.images import Sizes, along, as_image, as_pair, from_image, image
 from taut.operators.maximum import PoolWindows, largest
 from taut.operators.registry import Case, Entry, Inner, Template, Value, builds, register
-
-Pair = tuple[int, int]
-Sizes = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,6 @@ class AvgPool2d(Affine):
         return (self._spread(rows, (shapes[0][0], *sizes), (0, 0), False),)
 
 
-def _pair(value: Sizes) -> Pair:
-    if isinstance(value, int):
-        return (value, value)
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def _along(value: Sizes, other: int) -> Pair:
-    """Return a size along a signal as the sizes of a window of its image of height one."""
-    return other, value if isinstance(value, int) else value[0]
-
-
 @builds(F.avg_pool2d)
 def _avg_pool2d(
     shape: Shape,
@@ -101,9 +88,9 @@ def _avg_pool2d(
     divisor_override: int | None = None,
 ) -> Template:
     pool = AvgPool2d(
-        _pair(kernel_size),
-        _pair(stride or kernel_size),
-        _pair(padding),
+        as_pair(kernel_size),
+        as_pair(stride or kernel_size),
+        as_pair(padding),
         ceil_mode,
         count_include_pad,
         divisor_override,
@@ -123,9 +110,9 @@ def _avg_pool1d(
     count_include_pad: bool = True,
 ) -> Template:
     pool = AvgPool2d(
-        _along(kernel_size, 1),
-        _along(stride or kernel_size, 1),
-        _along(padding, 0),
+        along(kernel_size, 1),
+        along(stride or kernel_size, 1),
+        along(padding, 0),
         ceil_mode,
         count_include_pad,
     )
@@ -230,10 +217,10 @@ def _max_pool2d(
     return _max_pool(
         shape,
         image(input, "max_pool2d"),
-        _pair(kernel_size),
-        _pair(stride or kernel_size),
-        _pair(padding),
-        _pair(dilation),
+        as_pair(kernel_size),
+        as_pair(stride or kernel_size),
+        as_pair(padding),
+        as_pair(dilation),
     )
 
 
@@ -254,10 +241,10 @@ def _max_pool1d(
     found = _max_pool(
         (shape[0], 1, shape[1]),
         x,
-        _along(kernel_size, 1),
-        _along(stride or kernel_size, 1),
-        _along(padding, 0),
-        _along(dilation, 1),
+        along(kernel_size, 1),
+        along(stride or kernel_size, 1),
+        along(padding, 0),
+        along(dilation, 1),
     )
     return from_image(found, shape)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taut.operators.base import Activation
-from taut.operators.forms import LINES, Bounds, Lines
+from taut.operators.forms import LINES, Bounds, Lines, unknown
 from taut.operators.registry import Case, Entry, register
 
 
@@ -62,7 +62,7 @@ class Product(Activation):
 
     def lines(self, bounds: Bounds, kind: str) -> Lines:
         if kind not in LINES:
-            raise ValueError(f"unknown lines {kind!r}")
+            raise unknown(kind)
         if kind == "constant":
             return self.constant_lines(bounds)
         lx, ly, ux, uy = self._corners(bounds)
@@ -140,7 +140,7 @@ class Square(Activation):
         elif kind == "one":
             at = high
         else:
-            raise ValueError(f"unknown lines {kind!r}")
+            raise unknown(kind)
         chord = low + high
         slope = chord if kind == "same-slope" else 2 * at
         return Lines(slope, -at.square(), chord, -low * high)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.operators.base import Activation, Shape
-from taut.operators.forms import Bounds, Interval, Lines
+from taut.operators.forms import Bounds, Interval, Lines, unknown
 from taut.operators.registry import Case, Entry, Template, Value, builds, register
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
@@ -119,7 +119,7 @@ class ReLU(Activation):
         elif kind == "one":
             torch.gt(upper, 0, out=one)
         else:
-            raise ValueError(f"unknown lines {kind!r}")
+            raise unknown(kind)
         return Lines(one, None, slope, shift)
 
 

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from taut.errors import ModelError
 from taut.operators.base import Activation
-from taut.operators.forms import LINES, Bounds, Lines
-from taut.operators.piecewise import unknown
+from taut.operators.forms import LINES, Bounds, Lines, unknown
 
 _ULPS = 4.0
 _PIECE = 2**14  # elements that stay in a CPU's cache through many passes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = tuple[int, int]
+from taut.operators.base import Pair
 
 _DENSE = 8  # times the kernel that a window's matrix may be wide
 _ENTRIES = 2**18  # of such a matrix, at most
@@ -28,6 +29,27 @@ def pull(rows: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups: int
         if weight.shape[1] <= _FEW and dilation == (1, 1):
             return _unrolled(rows, weight, stride)
     return F.conv_transpose2d(rows, weight, None, stride, 0, 0, groups, dilation)
+
+
+def left_over(
+    size: Sequence[int],
+    count: Sequence[int],
+    kernel: Sequence[int],
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Pair:
+    """Return the cells at the far border of an image of ``size`` that none of its windows reaches.
+
+    ``count`` windows lie on it down and across. A transposed convolution calls this its output
+    padding.
+    """
+
+    def one(axis: int) -> int:
+        reach = (count[axis] - 1) * stride[axis] - 2 * padding[axis]
+        return size[axis] - (reach + dilation[axis] * (kernel[axis] - 1) + 1)
+
+    return one(0), one(1)
 
 
 def _is_small(rows: Tensor, weight: Tensor, stride: Pair) -> bool:

@@ -18,6 +18,7 @@ from taut.formats.onnx.call import RULES, TAKES_BIAS, Call, Operand
 from taut.formats.onnx.network import OnnxNetwork
 from taut.formats.onnx.read import Array, Port, check_weights, opset_of, ports, read_model
 from taut.formats.onnx.value import Builder, Value
+from taut.graph.messages import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -130,8 +131,7 @@ class _Lowering:
         except UnsupportedOperator as error:
             raise self._unsupported(node, str(error)) from None
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise self._unsupported(node, f"on these tensors: {why}") from error
+            raise self._unsupported(node, f"on these tensors: {first_line(error)}") from error
         self._check_attributes(node, call)
         results = found if isinstance(found, tuple) else (found,)
         self.known.update(zip(node.output, results, strict=False))
@@ -175,8 +175,7 @@ class _Lowering:
         try:
             results = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, dict(feeds))
         except Exception as error:  # the reference raises whatever numpy does
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise self._unsupported(node, f"on constants: {why}") from error
+            raise self._unsupported(node, f"on constants: {first_line(error)}") from error
         self.known.update({n: np.asarray(r) for n, r in zip(node.output, results, strict=True)})
 
     def _unsupported(self, node: NodeProto, why: str = "") -> UnsupportedOperator:

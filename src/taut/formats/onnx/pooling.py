@@ -12,7 +12,7 @@ from torch import nn
 
 from taut.errors import UnsupportedOperator
 from taut.formats.onnx.call import Call, rule
-from taut.formats.onnx.layers import images, pad, pads_of, window
+from taut.formats.onnx.layers import Widths, images, pad, pads_of, window
 from taut.formats.onnx.value import Value
 
 _MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -32,7 +32,7 @@ def _max_pool(call: Call) -> Value:
     kernel, stride, spread = window(call, dims, None)
     widths = pads_of(call, x.rest[1:], kernel, stride, spread)
     padding = tuple(widths[0])
-    if widths[0] != widths[1] or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+    if not _fits(widths, kernel):
         x, padding = pad(call, x, widths, -np.inf), (0,) * dims
     layer = _MAXIMA[dims - 1](
         tuple(kernel),
@@ -54,7 +54,7 @@ def _average_pool(call: Call) -> Value:
     counted = bool(call.attribute("count_include_pad", 0))
     rounding_up = bool(call.attribute("ceil_mode", 0))
     padding = tuple(widths[0])
-    if widths[0] != widths[1] or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+    if not _fits(widths, kernel):
         if not counted:
             raise UnsupportedOperator(f"with uneven pads {widths} that are not counted")
         x, padding = pad(call, x, widths), (0,) * dims
@@ -63,6 +63,12 @@ def _average_pool(call: Call) -> Value:
     options: dict[str, Any] = {"ceil_mode": rounding_up, "count_include_pad": counted}
     layer = _MEANS[dims - 1](tuple(kernel), tuple(stride), padding, **options)
     return _pooled(call, layer, x, kernel, spread)
+
+
+def _fits(widths: Widths, kernel: list[int]) -> bool:
+    """Whether a pooling layer can pad like this by itself."""
+    front, behind = widths
+    return front == behind and all(2 * p <= k for p, k in zip(front, kernel, strict=True))
 
 
 def _pooled(call: Call, layer: Any, x: Value, kernel: list[int], spread: list[int]) -> Value:
@@ -97,9 +103,7 @@ def _reduction(target: Callable[..., Any]) -> Callable[[Call], Value]:
         axes = sorted(axes or range(rank))
         if x.axis in axes:
             x = call.builder.without_batch(x)
-        batch = x.axis
-        if batch is not None and not keep:
-            batch -= sum(axis < batch for axis in axes)
+        batch = x.axis if keep else x.axis_without(axes)
         dims = tuple(x.dim(axis) for axis in axes)
         return call.builder.function(target, x, dims, keepdim=keep, axis=batch)
 

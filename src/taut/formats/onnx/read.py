@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taut.errors import ConfigError, ModelError
+from taut.graph.messages import first_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
@@ -71,7 +72,7 @@ def read_model(path: Path) -> ModelProto:
     try:
         model = onnx.load_model_from_string(_bytes(path))
     except DecodeError as error:
-        raise _no_onnx(path, error) from error
+        raise _no_onnx(path, first_line(error)) from error
     if not model.ir_version or not model.HasField("graph"):
         raise _no_onnx(path, "it holds no graph")
     _load_external(model, path)
@@ -79,7 +80,7 @@ def read_model(path: Path) -> ModelProto:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ModelError(
-            f"{path} breaks the rules of ONNX: {_first_line(error)}; export it again"
+            f"{path} breaks the rules of ONNX: {first_line(error)}; export it again"
         ) from error
     if opset_of(model) < OLDEST:
         raise ModelError(
@@ -101,14 +102,8 @@ def _bytes(path: Path) -> bytes:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 
-def _no_onnx(path: Path, why: object) -> ModelError:
-    return ModelError(
-        f"{path} is no ONNX file or is truncated ({_first_line(why)}); copy or export it again"
-    )
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _no_onnx(path: Path, why: str) -> ModelError:
+    return ModelError(f"{path} is no ONNX file or is truncated ({why}); copy or export it again")
 
 
 def opset_of(model: ModelProto) -> int:
@@ -129,7 +124,7 @@ def _load_external(model: ModelProto, path: Path) -> None:
         files = sorted({e.value for t in held for e in t.external_data if e.key == "location"})
         raise ModelError(
             f"{path} keeps weights in {', '.join(files)}, which cannot be read from the folder "
-            f"it lies in: {_first_line(error)}"
+            f"it lies in: {first_line(error)}"
         ) from error
 
 

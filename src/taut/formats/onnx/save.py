@@ -19,6 +19,7 @@ from taut.errors import ConfigError, ModelError, TautError
 from taut.formats.onnx.load import network_of
 from taut.formats.onnx.read import require_onnx
 from taut.graph import trace
+from taut.graph.messages import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -137,7 +138,7 @@ def _export(model: nn.Module, shape: tuple[int, ...]) -> ModelProto:
                 verbose=False,
             )
     except (OnnxExporterError, RuntimeError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise ModelError(f"PyTorch cannot export {type(model).__name__} to ONNX: {why}") from error
     assert program is not None
     proto = program.model_proto
@@ -164,7 +165,7 @@ def _compare(model: nn.Module, proto: ModelProto, shape: tuple[int, ...], path: 
         onnx.checker.check_model(proto, full_check=True)
         again = network_of(proto, path)
     except (onnx.checker.ValidationError, TautError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = first_line(error)
         raise ModelError(f"the exported network cannot be read back: {why}") from error
     x = _inputs(model, shape)
     with torch.no_grad():

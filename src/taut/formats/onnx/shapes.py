@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from taut.errors import UnsupportedOperator
 from taut.formats.onnx.call import Call, Operand, rule
 from taut.formats.onnx.read import Array
-from taut.formats.onnx.value import Shape, Value, first_of_one
+from taut.formats.onnx.value import Shape, Value, first_of_one, without
 
 
 @rule("Shape")
@@ -73,12 +73,11 @@ def _squeeze(call: Call) -> Value:
 
 def _without(call: Call, x: Value, gone: list[int]) -> Value:
     """Drop axes of size 1, the batch among them or not."""
-    batch = x.axis
-    if batch in gone:
+    if x.axis in gone:
         call.builder.refuse_if_free()
         batch = None
-    elif batch is not None:
-        batch -= sum(axis < batch for axis in gone)
+    else:
+        batch = x.axis_without(gone)
     shape = tuple(size for i, size in enumerate(x.shape) if i not in gone)
     return call.builder.reshape(x, shape, batch)
 
@@ -205,14 +204,12 @@ def _gather(call: Call) -> Value:
     if places.ndim > 1:
         return _unsupported_rank(places)
     flat = places.reshape(-1)
-    batch = x.axis
     if places.ndim == 0:
-        if batch is not None and axis < batch:
-            batch -= 1
+        batch = x.axis_without([axis])
         return call.builder.function(torch.select, x, x.dim(axis), int(flat[0]), axis=batch)
     if np.array_equal(flat, np.arange(flat[0], flat[0] + len(flat))):
         index = [slice(None)] * x.dim(axis) + [slice(int(flat[0]), int(flat[-1]) + 1)]
-        return call.builder.function(operator.getitem, x, tuple(index), axis=batch)
+        return call.builder.function(operator.getitem, x, tuple(index), axis=x.axis)
     return _take(call, x, axis, flat)
 
 
@@ -248,8 +245,7 @@ def _expand(call: Call) -> Value:
         return x
     if x.axis is not None and shape[x.axis] != 1:
         x = call.builder.without_batch(x)
-    rest = tuple(size for i, size in enumerate(shape) if i != x.axis)
-    return call.builder.method("expand", x, -1, *rest, axis=x.axis)
+    return call.builder.method("expand", x, -1, *without(shape, x.axis), axis=x.axis)
 
 
 @rule("Pad")

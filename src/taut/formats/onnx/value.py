@@ -56,6 +56,10 @@ class Value:
         assert axis != self.axis
         return axis + 1 if self.axis is None or axis < self.axis else axis
 
+    def axis_without(self, gone: Sequence[int]) -> int | None:
+        """Return the place of the batch once other axes of the file's have gone."""
+        return None if self.axis is None else self.axis - sum(axis < self.axis for axis in gone)
+
 
 class Builder:
     """Writes a ``torch.fx`` graph, and runs every step of it on zeros to know the shapes."""
@@ -69,22 +73,19 @@ class Builder:
         self._names: Counter[str] = Counter()
         self._samples: dict[fx.Node, Tensor | tuple[Tensor, ...]] = {}
         node = self.graph.placeholder("x")
-        rest = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+        rest = without(shape, axis)
         self._samples[node] = torch.zeros(_BATCH, *rest, dtype=dtype)
         self.input = Value(node, rest, axis)
 
     def module(self, layer: nn.Module, x: Value, axis: int | None) -> Value:
         """Add a layer; ``axis`` is the place of the batch in the result."""
-        return self._value(self._layer(layer, x.node), axis)
-
-    def _layer(self, layer: nn.Module, x: fx.Node) -> fx.Node:
         name = self._name(type(layer).__name__.lower())
         self.root.add_module(name, layer)
         with torch.no_grad():
-            sample = layer(self._samples[x])
-        node = self.graph.call_module(name, (x,))
+            sample = layer(self._samples[x.node])
+        node = self.graph.call_module(name, (x.node,))
         self._samples[node] = sample
-        return node
+        return self._value(node, axis)
 
     def function(
         self, target: Callable[..., Any], *args: Any, axis: int | None, **kwargs: Any
@@ -138,7 +139,7 @@ class Builder:
 
     def reshape(self, x: Value, shape: Shape, axis: int | None) -> Value:
         """Give a tensor the file's ``shape``, with the batch at ``axis``, of size 1 there."""
-        rest = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+        rest = without(shape, axis)
         if prod(rest) != prod(x.rest):
             raise UnsupportedOperator(f"from {x.shape} to {shape}, another number of elements,")
         if rest == x.rest:
@@ -182,6 +183,11 @@ class Builder:
             return x
         shape = (1,) * more + x.shape
         return self.reshape(x, shape, None if x.axis is None else x.axis + more)
+
+
+def without(shape: Shape, axis: int | None) -> Shape:
+    """Return a shape without one of its axes."""
+    return shape if axis is None else shape[:axis] + shape[axis + 1 :]
 
 
 def first_of_one(shape: Shape) -> int | None:
