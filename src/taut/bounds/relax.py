@@ -63,7 +63,7 @@ def _relax_in_place(form: Tensor, lines: Lines) -> Tensor:
         if low_shift is not None:
             constant[part] += dot(a - below, low_shift[part])
         below.mul_(step[part].unsqueeze(1))
-        a.mul_(low[part].unsqueeze(1)).add_(below)
+        torch.addcmul(below, a, low[part].unsqueeze(1), out=a)
     return constant
 
 
@@ -136,9 +136,19 @@ def _relax_backward(
     results: list[Tensor | None],
 ) -> None:
     """Write the gradients of one piece into ``results`` (form, sL, tL, sU, tU)."""
-    minus = form.neg().relu_()
+    below = form.clamp(max=0)
     outer = by_constant.view(*by_constant.shape, *[1] * (form.dim() - 2))
     to_form, to_low, to_low_shift, to_up, to_up_shift = results
+    if to_up is not None:
+        torch.sum(by_form * below, 1, out=to_up)
+    if to_up_shift is not None:
+        _weighted(by_constant, below, to_up_shift)
+    if to_low is not None or to_low_shift is not None:
+        above = form - below
+        if to_low is not None:
+            torch.sum(by_form * above, 1, out=to_low)
+        if to_low_shift is not None:
+            _weighted(by_constant, above, to_low_shift)
     if to_form is not None:
         # The gradient is s_L for positive and s_U for negative coefficients: the
         # difference counts only where the coefficient was negative.
@@ -147,26 +157,18 @@ def _relax_backward(
             to_form.addcmul_(outer, lines.up_shift.unsqueeze(1))
         if lines.low_shift is not None:
             to_form.addcmul_(outer, lines.low_shift.unsqueeze(1), value=-1)
-        _threshold_backward(to_form, minus, 0, grad_input=to_form)
+        _threshold_backward(to_form, below.neg_(), 0, grad_input=to_form)
         to_form.addcmul_(by_form, lines.low.unsqueeze(1))
         if lines.low_shift is not None:
             to_form.addcmul_(outer, lines.low_shift.unsqueeze(1))
-    if to_low is not None:
-        _over_rows(by_form, form + minus, to_low)
-    if to_low_shift is not None:
-        _over_rows(outer, form + minus, to_low_shift)
-    if to_up is not None:
-        _over_rows(by_form, minus, to_up).neg_()
-    if to_up_shift is not None:
-        _over_rows(outer, minus, to_up_shift).neg_()
 
 
-def _over_rows(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Write ``(a * b).sum(1)`` to ``out`` without holding the product of all rows."""
-    torch.mul(a[:, 0], b[:, 0], out=out)
-    for row in range(1, b.shape[1]):
-        out.addcmul_(a[:, row], b[:, row])
-    return out
+def _weighted(weights: Tensor, rows: Tensor, out: Tensor) -> None:
+    """Write the sum of rows ``(N, R, *shape)`` with weights ``(N, R)`` to ``out (N, *shape)``."""
+    if rows.dim() == 5:  # in the order in which coefficients of images lie
+        rows, out = rows.permute(0, 1, 3, 4, 2), out.permute(0, 2, 3, 1)
+    found = torch.bmm(weights.unsqueeze(1), rows.flatten(2))
+    out.copy_(found.view(out.shape))
 
 
 def _part(tensor: Tensor | None, part: slice) -> Tensor | None:
