@@ -54,8 +54,9 @@ class Attack(ABC):
         Runs per image (per image and target class with the margin loss), each from its own
         random start.
     loss
-        ``"ce"``, the cross-entropy, or ``"margin"``, the targeted margin
-        :math:`z_t - z_y` with one run per target class t.
+        ``"ce"``, the cross-entropy; ``"margin"``, the targeted margin :math:`z_t - z_y` with one
+        run per target class t; or ``"kl"``, the divergence of the class probabilities from those
+        of the image itself, which training climbs and whose gradient vanishes at the image.
     targets
         With the margin loss, how many wrong classes to target, the most likely on the clean
         image first (1 is the runner-up); None is every wrong class.
@@ -98,6 +99,7 @@ class Attack(ABC):
         box: Box,
         seeds: Tensor | None = None,
         generator: torch.Generator | None = None,
+        start: Box | None = None,
     ) -> Attacked:
         """Attack a batch.
 
@@ -121,6 +123,8 @@ class Attack(ABC):
             Without them and without a generator, 0 .. B-1.
         generator
             Draws the starts from this stream instead; for training.
+        start
+            Where random starts are drawn, a part of ``box``; None is all of it.
 
         Raises
         ------
@@ -133,10 +137,10 @@ class Attack(ABC):
         ConfigError
             Both seeds and a generator are given.
         """
-        _check(x, y, box, seeds, generator)
+        _check(x, y, box, seeds, generator, start)
         if seeds is None:
             seeds = torch.arange(len(x))
-        search = _Search(self, model, x.detach(), y.to(x.device), box, seeds, generator)
+        search = _Search(self, model, x.detach(), y.to(x.device), box, seeds, generator, start)
         with self._mode(model), torch.enable_grad():
             return search.run()
 
@@ -181,6 +185,7 @@ class _Search:
         box: Box,
         seeds: Tensor,
         generator: torch.Generator | None,
+        start: Box | None,
     ) -> None:
         self.attack, self.model, self.seeds, self.generator = attack, model, seeds, generator
         self.y, self.lower, self.upper, self.half = y, box.lower, box.upper, box.radius
@@ -189,9 +194,14 @@ class _Search:
         self.point = self.x.clone()
         self.score = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         self.margin = torch.full_like(self.score, torch.nan)
+        self.start = box if start is None else start
+        self.reference: Tensor | None = None
 
     def run(self) -> Attacked:
         everything = torch.arange(len(self.y), device=self.y.device)
+        if self.attack.loss == "kl":
+            with torch.no_grad():
+                self.reference = self._logits(self.x)
         for restart, target in self._runs():
             run = _Run(everything, self.y, self.lower, self.upper, self.half, self.x, target)
             if self.attack.stop_early:
@@ -215,8 +225,9 @@ class _Search:
     def _start(self, restart: int, run: _Run) -> Tensor:
         if not self.attack.random_start:
             return run.point
+        lower, upper = self.start.lower[run.rows], self.start.upper[run.rows]
         if self.generator is None:
-            noise = uniform(self.seeds[run.rows.cpu()], restart, run.lower)
+            noise = uniform(self.seeds[run.rows.cpu()], restart, lower)
         else:
             drawn = torch.rand(  # for the whole batch, so that the stream never depends on success
                 self.x.shape,
@@ -225,7 +236,7 @@ class _Search:
                 device=self.generator.device,
             )
             noise = drawn.to(self.x.device)[run.rows]
-        return (run.lower + noise * (run.upper - run.lower)).clamp(run.lower, run.upper)
+        return (lower + noise * (upper - lower)).clamp(lower, upper)
 
     def _climb(self, run: _Run) -> None:
         """Follow one run to its end; the start and every iterate are offered."""
@@ -236,7 +247,8 @@ class _Search:
             going = self._offer(run, logits.detach())
             if size is None or (going is not None and not bool(going.any())):
                 return
-            gradient = self._gradient(objective(logits, run.y, run.target), point)
+            climbed = objective(logits, run.y, run.target, self._clean(run))
+            gradient = self._gradient(climbed, point)
             moved = run.point + size * run.half * gradient.sign().nan_to_num_(0.0)
             run = run._replace(point=moved.clamp(run.lower, run.upper))
             if going is not None and not bool(going.all()):
@@ -244,7 +256,8 @@ class _Search:
 
     def _offer(self, run: _Run, logits: Tensor) -> Tensor | None:
         """Record the run's points where they beat the best; tell which images go on (None: all)."""
-        margins, scores = margin(logits, run.y), score(logits, run.y, self.attack.loss)
+        margins = margin(logits, run.y)
+        scores = score(logits, run.y, self.attack.loss, self._clean(run))
         better = scores > self.score[run.rows]
         going = None
         if self.attack.stop_early:
@@ -255,6 +268,9 @@ class _Search:
         self.margin[rows] = margins[better]
         self.score[rows] = scores[better]
         return going
+
+    def _clean(self, run: _Run) -> Tensor | None:
+        return None if self.reference is None else self.reference[run.rows]
 
     def _gradient(self, loss: Tensor, point: Tensor) -> Tensor:
         if not loss.requires_grad:
@@ -283,12 +299,22 @@ class _Search:
 
 
 def _check(
-    x: Tensor, y: Tensor, box: Box, seeds: Tensor | None, generator: torch.Generator | None
+    x: Tensor,
+    y: Tensor,
+    box: Box,
+    seeds: Tensor | None,
+    generator: torch.Generator | None,
+    start: Box | None,
 ) -> None:
     if x.shape != box.lower.shape:
         raise RegionError(
             f"the box has shape {tuple(box.lower.shape)} and the images {tuple(x.shape)}; "
             "they must be the same"
+        )
+    if start is not None and start.shape != box.shape:
+        raise RegionError(
+            f"the starts' box has shape {tuple(start.shape)} and the box searched "
+            f"{tuple(box.shape)}; they must be the same"
         )
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise DataError(

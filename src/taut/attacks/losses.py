@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Literal["ce", "margin"]
+Loss = Literal["ce", "margin", "kl"]
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -42,20 +42,47 @@ def ranked_targets(logits: Tensor, y: Tensor, count: int | None) -> Tensor:
     return order[:, : logits.shape[1] - 1][:, :count]
 
 
-def objective(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    r"""Return how far the class probabilities of ``logits`` are from those of ``reference``.
+
+    .. math:: \mathrm{KL}(p \,\|\, q) = \sum_j p_j (\log p_j - \log q_j), \qquad
+              p = \mathrm{softmax}(\text{reference}),\ q = \mathrm{softmax}(\text{logits})
+
+    Gradients flow to both; it is at least 0, and 0 where the two are equal.
+
+    Parameters
+    ----------
+    reference, logits
+        Shape (B, K).
+
+    Returns
+    -------
+    Tensor
+        Shape (B,), in nats.
+    """
+    p, q = F.log_softmax(reference, 1), F.log_softmax(logits, 1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(1)
+
+
+def objective(
+    logits: Tensor, y: Tensor, target: Tensor | None, reference: Tensor | None = None
+) -> Tensor:
     r"""Return what one run climbs, shape (B,).
 
-    Cross-entropy without a target, else the targeted margin :math:`z_t - z_y`.
+    With the clean logits as ``reference``, the divergence from them; else cross-entropy without
+    a target, and the targeted margin :math:`z_t - z_y` with one.
     """
+    if reference is not None:
+        return divergence(reference, logits)
     if target is None:
         return F.cross_entropy(logits, y, reduction="none")
     both = logits.gather(1, torch.stack([target, y], 1))
     return both[:, 0] - both[:, 1]
 
 
-def score(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
+def score(logits: Tensor, y: Tensor, loss: Loss, reference: Tensor | None = None) -> Tensor:
     """Return what points of different runs are compared by, shape (B,); higher is worse.
 
-    The cross-entropy, or the negative margin over all wrong classes.
+    What is climbed, or the negative margin over all wrong classes with the margin loss.
     """
-    return objective(logits, y, None) if loss == "ce" else -margin(logits, y)
+    return -margin(logits, y) if loss == "margin" else objective(logits, y, None, reference)
