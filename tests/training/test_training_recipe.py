@@ -124,7 +124,7 @@ def test_overrides_are_read_as_toml_and_else_as_text() -> None:
         ("lr.milestones=3", ["lr.milestones", "a list", "int 3"]),
         ('lr.milestones=[1, "x"]', ["lr.milestones.1", "a number", "'x'"]),
         ("schedule.length=0", ["schedule.length", "at least 1"]),
-        ("method.name=crown", ["crown", "did you mean 'crown-ibp'"]),
+        ("method.name=crown-ip", ["crown-ip", "did you mean 'crown-ibp'"]),
         ("method.kappa=0.5", ["method.kappa", "did you mean 'kappa_end'", "beta_start"]),
         ("method.kappa_end=high", ["method.kappa_end", "a number", "'high'"]),
         ("method.kappa_end=2", ["method.kappa_end", "[0, 1]"]),

@@ -8,6 +8,7 @@ processes and writes their rows.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,11 +18,21 @@ from typing import Any
 
 from training_helpers import blobs, tiny_net
 
+from taut.models import ParamRamp
 from taut.store import RunFolder
-from taut.training import METHODS, EpsRamp, FitResult, Settings, StepInfo, fit
+from taut.training import (
+    METHODS,
+    ActivationSchedule,
+    EpsRamp,
+    FitResult,
+    Regularisers,
+    Settings,
+    StepInfo,
+    fit,
+)
 
 EPOCHS = 5
-PARALLEL = ("natural", "pgd", "ibp", "crown-ibp")
+PARALLEL = ("natural", "pgd", "ibp", "crown-ibp", "around")
 
 
 def die() -> None:
@@ -68,7 +79,18 @@ def parallel_rows(name: str, devices: int) -> list[dict[str, Any]]:
         epochs=3, eps=0.1, batch_size=20, lr=1e-2, device="cpu", threads=1, devices=devices,
         schedule=EpsRamp("linear", 1, 2),
     )  # fmt: skip
-    return fit(tiny_net(), blobs(97), blobs(31), METHODS[name].method, chosen).rows
+    if name != "around":
+        return fit(tiny_net(), blobs(97), blobs(31), METHODS[name].method, chosen).rows
+    around = dataclasses.replace(
+        chosen,
+        init="shi",
+        average_from=1,
+        regularise=Regularisers(l1=1e-3, shi=0.5),
+        activation=ActivationSchedule("linear", eta=0.1, r_init="mean", noise=0.01),
+    )
+    net = tiny_net()
+    net[1], net[4] = ParamRamp((3, 4, 4)), ParamRamp((8,))
+    return fit(net, blobs(97), blobs(31), METHODS["ibp"].method, around).rows
 
 
 def main() -> None:

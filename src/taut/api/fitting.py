@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from taut.api import planning
-from taut.api.loading import network_name
+from taut.api.loading import network_name, slope_of
 from taut.api.planning import Images, PathLike, Plan
 from taut.data import Augment
 from taut.errors import RunError, TautError
@@ -166,7 +166,9 @@ def _finish(plan: Plan, run: RunFolder, result: FitResult) -> None:
     whole = weights.is_file() and figures.is_file()
     if whole and hash_weights(read_weights(weights)) == hash_weights(state):
         return
-    run.save_weights(state, plan.architecture)
+    slope = slope_of(result.model)  # a schedule may have changed it
+    changed = {} if slope is None else {"slope": slope}
+    run.save_weights(state, {**plan.architecture, **changed})
     run.write_summary(summary(plan, result))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from taut.data import load as load_data
 from taut.errors import ConfigError, ModelError, RunError
 from taut.models import MODELS, Normalise
 from taut.models import build as build_model
+from taut.operators.ramp import ParamRamp
 
 __all__ = [
     "architecture_of",
@@ -30,6 +32,18 @@ __all__ = [
 
 CUSTOM = "custom:"
 """Marks the name of a network, data set or method that did not come from a table of taut."""
+
+KINDS: Mapping[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky-relu",
+    ParamRamp: "param-ramp",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+}
+"""The name in ``taut.models.ACTIVATIONS`` of each class of activations."""
+
+OPTIONS = ("mean", "std", "activation", "slope")
+"""What a recipe and a weights file may say of a named network."""
 
 
 def load_model(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -67,6 +81,8 @@ def load_model(path: str | os.PathLike[str], model: nn.Module | None = None) -> 
     weights = weights_path(Path(path))
     if model is None:
         model = _build(read_architecture(weights), weights)
+    elif weights.suffix == ".safetensors":
+        _set_slope(model, stored_slope(weights))
     load_weights(weights, model)
     return model.eval()
 
@@ -118,13 +134,41 @@ def _build(architecture: Mapping[str, Any], weights: Path) -> nn.Module:
             f"{weights} holds the network {network_name(architecture)!r}, which is not one of "
             "taut's; build it in Python and call taut.load_model(path, model)"
         )
-    return build_model(
-        name,
-        architecture["input_shape"],
-        architecture["classes"],
-        mean=architecture.get("mean"),
-        std=architecture.get("std"),
-    )
+    return named_model(name, architecture["input_shape"], architecture["classes"], architecture)
+
+
+def named_model(
+    name: str, shape: Sequence[int], classes: int, options: Mapping[str, Any]
+) -> nn.Sequential:
+    """Return a fresh network by name; ``options`` may hold the keys of :data:`OPTIONS`."""
+    given = {key: options[key] for key in ("mean", "std", "activation") if key in options}
+    model = build_model(name, shape, classes, **given)
+    _set_slope(model, options.get("slope"))
+    return model
+
+
+def stored_slope(weights: Path) -> float | None:
+    """Return the slope of leaky ReLUs in a weights file, None where it says nothing of it."""
+    from taut.store import read_architecture
+
+    try:
+        found = read_architecture(weights).get("slope")
+    except ModelError:  # weights from elsewhere; a file that is damaged fails when it is loaded
+        return None
+    return None if found is None else float(found)
+
+
+def slope_of(model: nn.Module) -> float | None:
+    """Return the slope all leaky ReLUs of a model share; None where there is none, or several."""
+    found = {m.negative_slope for m in model.modules() if isinstance(m, nn.LeakyReLU)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _set_slope(model: nn.Module, slope: float | None) -> None:
+    """Give all leaky ReLUs the slope of an architecture, which is no weight."""
+    for module in model.modules():
+        if isinstance(module, nn.LeakyReLU) and slope is not None:
+            module.negative_slope = slope
 
 
 def network_name(architecture: Mapping[str, Any]) -> str:
@@ -136,24 +180,52 @@ def architecture_of(model: nn.Module, input_shape: tuple[int, ...], classes: int
     """Return what a weights file says of a network: the keys of :mod:`taut.store.weights`.
 
     A network that is layer by layer one of :data:`taut.models.MODELS` gets that name, with
-    the constants of its normalisation; any other one the name of its class, marked custom.
+    the constants of its normalisation and, where it is not the network's own, the name of its
+    activation; any other one the name of its class, marked custom. ``slope`` is that of leaky
+    ReLUs, which is in no weight.
     """
     found: dict[str, Any] = {"input_shape": list(input_shape), "classes": classes}
     first = next(model.children(), None)
     if isinstance(first, Normalise):
         found |= {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()}
-    text = repr(model)
+    slope = slope_of(model)
+    if slope is not None:
+        found["slope"] = slope
+    text, activation = _skeleton(model), _activation(model)
     for name in MODELS if isinstance(model, nn.Sequential) and len(input_shape) == 3 else ():
-        if repr(_meta(name, found)) == text:
+        if activation is None or _skeleton(_meta(name, found)) != text:
+            continue
+        if activation != MODELS[name].activation:
+            found["activation"] = activation
+        if _shapes(_meta(name, found)) == _shapes(model):
             return {"name": name, **found}
+        found.pop("activation", None)
     return {"name": CUSTOM + type(model).__name__, **found}
+
+
+def _activation(model: nn.Module) -> str | None:
+    """Return the name of the one activation a model has; None for none, several or others."""
+    found = {KINDS[type(m)] for m in model.modules() if type(m) in KINDS}
+    one_slope = slope_of(model) is not None
+    return found.pop() if len(found) == 1 and ("leaky-relu" not in found or one_slope) else None
+
+
+def _skeleton(model: nn.Module | None) -> str:
+    """Return a model's text with the activations of :data:`KINDS` blotted out."""
+    names = "|".join(kind.__name__ for kind in KINDS)
+    return re.sub(rf"^(\s*\(\w+\): )({names})\(.*\)$", r"\1activation", repr(model), flags=re.M)
+
+
+def _shapes(model: nn.Module | None) -> dict[str, torch.Size]:
+    return {} if model is None else {name: v.shape for name, v in model.state_dict().items()}
 
 
 def _meta(name: str, like: Mapping[str, Any]) -> nn.Module | None:
     """Return a named network without weights; None where it cannot take such images."""
+    activation = like.get("activation")
     try:
         with torch.device("meta"):
-            network = build_model(name, like["input_shape"], like["classes"])
+            network = build_model(name, like["input_shape"], like["classes"], activation=activation)
     except ConfigError:  # the images are too small for this network, so it is not the one
         return None
     if "mean" in like:

@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from taut.api.loading import CUSTOM, architecture_of, build_model, load_data, network_name
+from taut.api.loading import (
+    CUSTOM,
+    OPTIONS,
+    architecture_of,
+    build_model,
+    load_data,
+    named_model,
+    network_name,
+)
 from taut.data import AUGMENTATIONS, DATASETS, Augment, ImageSet, find_augmentation
 from taut.data.images import Array
 from taut.errors import ConfigError, DataError
 from taut.graph import trace
-from taut.models import MODELS
+from taut.models import ACTIVATIONS, MODELS
 
 if TYPE_CHECKING:
     from taut.training import Method, Recipe, Settings
@@ -121,13 +129,14 @@ def from_objects(
         data=DataSection(_data_name(train), _augment_name(transform)),
         model=ModelSection(
             architecture["name"],
-            {key: architecture[key] for key in ("mean", "std") if key in architecture},
+            {key: architecture[key] for key in OPTIONS if key in architecture},
         ),
         method=MethodSection(method_name, table),
         train=Train(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(Train)}),
         schedule=settings.schedule,
         lr=settings.rate,
         regularise=settings.regularise,
+        activation=settings.activation,
         certify=CertifySection(eps=settings.target_eps),
         title=f"{network_name(architecture)}, {method_name}",
     )
@@ -161,15 +170,28 @@ def seeded_model(
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "weights"))
-        return build_model(name, shape, classes, **options)
+        return named_model(name, shape, classes, options)
 
 
 def _model_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's ``model.options``, checked: ``mean`` and ``std``, lists of numbers."""
+    """Return a recipe's ``model.options``, checked.
+
+    ``mean`` and ``std`` are lists of numbers, ``activation`` is a name of
+    ``taut.models.ACTIVATIONS``, ``slope`` that of leaky ReLUs.
+    """
     for key, value in options.items():
-        if key not in ("mean", "std"):
-            raise ConfigError(f"unknown key 'model.options.{key}' (model.options has mean, std)")
-        if not isinstance(value, list | tuple) or not all(_is_number(item) for item in value):
+        if key not in OPTIONS:
+            raise ConfigError(
+                f"unknown key 'model.options.{key}' (model.options has {', '.join(OPTIONS)})"
+            )
+        if key == "activation":
+            if not isinstance(value, str) or value not in ACTIVATIONS:
+                known = ", ".join(ACTIVATIONS)
+                raise ConfigError(f"model.options.activation must be one of {known}; got {value!r}")
+        elif key == "slope":
+            if not _is_number(value) or not 0.0 <= value <= 1.0:
+                raise ConfigError(f"model.options.slope must lie in [0, 1]; got {value!r}")
+        elif not isinstance(value, list | tuple) or not all(_is_number(item) for item in value):
             raise ConfigError(
                 f"model.options.{key} must be a list of numbers, one per channel; got {value!r}"
             )

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.operators.base import Shape
-from taut.operators.forms import Bounds, Lines
-from taut.operators.piecewise import PiecewiseLinear, unknown
+from taut.operators.forms import Bounds, Lines, unknown
+from taut.operators.piecewise import PiecewiseLinear
 from taut.operators.registry import Case, Entry, Live, Template, Value, builds, register
 
 

@@ -11,8 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from taut.errors import ConfigError, ModelError
 from taut.operators.base import Shape
-from taut.operators.forms import Bounds, Lines
-from taut.operators.piecewise import PiecewiseLinear, unknown
+from taut.operators.forms import Bounds, Lines, unknown
+from taut.operators.piecewise import PiecewiseLinear
 from taut.operators.registry import Case, Entry, Live, Template, Value, builds, live, register
 
 LEAST_RANGE = 1e-4

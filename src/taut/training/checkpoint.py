@@ -21,7 +21,9 @@ from taut.errors import RunError
 from taut.training.methods import Method
 from taut.training.settings import Settings
 
-FREE = ("device", "threads", "devices", "epochs")
+FREE = (
+    "device", "threads", "devices", "epochs", "validate_every", "validation_attack_images",
+)  # fmt: skip
 """Settings a resumed run may change."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from taut.errors import ConfigError
+
 if TYPE_CHECKING:
     from taut.training.run import Run
 
@@ -25,6 +27,9 @@ class Companion:
     def before_step(self, run: Run, step: int) -> None:
         """Act before the loss of a step is computed."""
 
+    def before_update(self, run: Run, step: int) -> None:
+        """Act when the gradients are there, before the optimiser's step."""
+
     def after_step(self, run: Run, step: int) -> None:
         """Act after the optimiser's step."""
 
@@ -40,5 +45,39 @@ class Companion:
 
 
 def companions(run: Run) -> tuple[Companion, ...]:
-    """Return the companions that a run's settings ask for, in the order they act."""
-    return ()
+    """Return the companions that a run's settings ask for, in the order they act.
+
+    Raises
+    ------
+    ConfigError
+        When they do not fit the model or one another.
+
+    """
+    from taut.training.activation import activation_companion  # both modules subclass Companion
+    from taut.training.average import Population, WeightAverage
+
+    settings = run.settings
+    activation = activation_companion(settings.activation, run.model)
+    found: list[Companion] = [] if activation is None else [activation]
+    if settings.activation.r_init == "mean":
+        _check_start_of_ramp(run)
+    if settings.batch_norm == "population":
+        found.append(Population())
+    if settings.average_from > 0:
+        found.append(WeightAverage(settings.average_from))
+    return tuple(found)
+
+
+def _check_start_of_ramp(run: Run) -> None:
+    """Raise :class:`ConfigError` where r is never initialised, or averaged before it is."""
+    epochs, average_from = run.settings.epochs, run.settings.average_from
+    if run.natural_only(epochs):
+        raise ConfigError(
+            f'activation.r_init = "mean" acts when eps begins to grow, which it does not in '
+            f'{epochs} epochs; start the ramp earlier or set activation.r_init = "none"'
+        )
+    if average_from > 0 and run.natural_only(average_from + 1):
+        raise ConfigError(
+            f"train.average_from = {average_from} averages weights of before eps begins to grow, "
+            'where activation.r_init = "mean" keeps r infinite; average later'
+        )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 
 from taut.data import Augment, ImageSet, steps
 from taut.errors import ConfigError
 from taut.graph import trace
+from taut.operators.ramp import ParamRamp
 from taut.property import check_labels
+from taut.training.initialise import shi
 from taut.training.methods import Method
 from taut.training.objective import Objective
 from taut.training.run import Run, StepInfo
@@ -57,7 +59,8 @@ def fit(
     ----------
     model
         Any module that :func:`taut.graph.trace` accepts. It is moved to the device of the run and
-        left there in evaluation mode.
+        left there in evaluation mode, with the averaged weights where ``settings`` ask for them.
+        With ``settings.init`` a run that is not resumed draws its weights anew.
     train, validation
         Labelled images; the model is never evaluated on anything but ``validation``.
     method
@@ -92,9 +95,11 @@ def fit(
         held = None if validation is None else validation.to(fabric.device)
         if resume and sink is not None:
             _resume(run, sink)
+        if not run.rows and settings.init == "shi":
+            shi(model, run.graph, settings.seed)
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
             row = run.train_epoch(epoch, on_step if fabric.is_global_zero else None)
-            if held is not None:
+            if held is not None and run.is_validated(epoch):
                 row["validation"] = run.validate(held, epoch)
             run.rows.append(row)
             if fabric.is_global_zero:
@@ -166,9 +171,18 @@ def _optimiser(model: nn.Module, settings: Settings) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ConfigError("the model has no parameter to train; set requires_grad=True on some")
+    # the range r of a ramp is no weight; decay would close it, or make NaN of an infinite one
+    ramps = {id(module.r) for module in model.modules() if isinstance(module, ParamRamp)}
     lr, decay = settings.lr, settings.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if id(p) not in ramps], "weight_decay": decay},
+        {"params": [p for p in parameters if id(p) in ramps], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
     if settings.optimiser == "adam":
-        return Adam(parameters, lr=lr, weight_decay=decay)
+        return Adam(groups, lr=lr)
     if settings.optimiser == "adamw":
-        return AdamW(parameters, lr=lr, weight_decay=decay)
-    return SGD(parameters, lr=lr, weight_decay=decay, momentum=settings.momentum)
+        return AdamW(groups, lr=lr)
+    if settings.optimiser == "radam":
+        return RAdam(groups, lr=lr)
+    return SGD(groups, lr=lr, momentum=settings.momentum)

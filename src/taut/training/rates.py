@@ -6,7 +6,8 @@ Like the eps ramp, a rate is a pure function of the 0-based step; nothing is car
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from taut.errors import ConfigError
@@ -28,6 +29,9 @@ class RateSchedule:
       which eps reaches its target: constant during the ramp, then times f every k epochs;
     - ``cosine``: :math:`\tfrac12(1+\cos(\pi t/T))`, T the steps of the whole run.
 
+    During the first ``warmup`` epochs the factor is multiplied by :math:`\min((t+1)/w, 1)`, w the
+    steps of the warm-up.
+
     Parameters
     ----------
     kind
@@ -40,6 +44,9 @@ class RateSchedule:
         Epochs k between two decays (``after-ramp`` only).
     convention
         How ``milestones`` are counted.
+    warmup
+        Epochs in which the rate grows linearly from about zero, 0 for none; a fraction ends
+        inside an epoch.
 
     Raises
     ------
@@ -55,10 +62,11 @@ class RateSchedule:
     """
 
     kind: RateKind = "constant"
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[float, ...] = field(default=(), metadata={"unit": "epochs"})
     factor: float = 0.1
-    every: int = 10
+    every: int = field(default=10, metadata={"unit": "epochs"})
     convention: MilestoneConvention = "after-epoch"
+    warmup: float = field(default=0.0, metadata={"unit": "epochs"})
 
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "milestones", "after-ramp", "cosine"):
@@ -79,6 +87,12 @@ class RateSchedule:
             raise ConfigError("lr.milestones must be finite and not negative")
         if list(self.milestones) != sorted(self.milestones):
             raise ConfigError("lr.milestones must be in increasing order")
+        if not 0.0 <= self.warmup < math.inf:
+            raise ConfigError(f"lr.warmup must be a finite number >= 0; got {self.warmup:g}")
+
+    def epoch_origins(self) -> Mapping[str, int]:
+        """Return the value of ``milestones`` that stands for no epochs at all."""
+        return {"milestones": 1 if self.convention == "start-of-epoch" else 0}
 
     def factor_at(self, step: int, steps: int, epochs: int, ramp_end: int) -> float:
         """Return the factor at 0-based ``step``.
@@ -95,6 +109,11 @@ class RateSchedule:
             The step ``T1`` at which eps reaches its target.
 
         """
+        factor = self._decayed(step, steps, epochs, ramp_end)
+        return factor if self.warmup == 0 else factor * min((step + 1) / (self.warmup * steps), 1.0)
+
+    def _decayed(self, step: int, steps: int, epochs: int, ramp_end: int) -> float:
+        """Return the factor without the warm-up."""
         if self.kind == "milestones":
             ahead = 1 if self.convention == "start-of-epoch" else 0
             passed = sum(step >= (milestone - ahead) * steps for milestone in self.milestones)

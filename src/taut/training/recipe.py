@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from taut.errors import ConfigError
-from taut.training.choose import choose
-from taut.training.methods import Method
+from taut.training.activation import ActivationSchedule
+from taut.training.choose import AXES, choose
+from taut.training.methods import GridPoint, Method
 from taut.training.rates import RateSchedule
 from taut.training.regularise import Regularisers
+from taut.training.scaling import changed_fields, merged, scaled
 from taut.training.schedule import EpsRamp
 from taut.training.sections import build, describe, unknown
 from taut.training.settings import Settings, Train, at_least, radius
@@ -70,6 +73,17 @@ class MethodSection:
         """Return the method; raises :class:`ConfigError` where a field does not fit."""
         return choose(self.name, self.fields)
 
+    def scaled(self, factor: float) -> MethodSection:
+        """Return the section with all epochs of its method scaled, those of its defaults too."""
+        method = self.build()
+        parts = [method]
+        if isinstance(method, GridPoint):
+            parts = [getattr(method, axis) for axis in AXES]
+        fields = self.fields
+        for part in parts:
+            fields = merged(fields, changed_fields(part, scaled(part, factor)))
+        return dataclasses.replace(self, fields=fields)
+
 
 @dataclass(frozen=True)
 class CertifySection:
@@ -109,6 +123,7 @@ class Recipe:
     lr: RateSchedule
     certify: CertifySection
     regularise: Regularisers = field(default_factory=Regularisers)
+    activation: ActivationSchedule = field(default_factory=ActivationSchedule)
     title: str = ""
 
     def settings(self) -> Settings:
@@ -119,7 +134,39 @@ class Recipe:
             schedule=self.schedule,
             rate=self.lr,
             regularise=self.regularise,
+            activation=self.activation,
             validation_eps=self.certify.eps,
+        )
+
+    def scaled(self, factor: float) -> Recipe:
+        """Return the recipe with all that counts epochs scaled in proportion to its length.
+
+        The epochs of the run are ``factor`` times as many, rounded and at least 1. By the
+        proportion that this comes to, every other number of epochs is scaled: of ramps, rates,
+        averages and activations, and of the method. Whole numbers are rounded, and stay at
+        least 1 where they were; milestones may fall inside an epoch.
+
+        Raises
+        ------
+        ConfigError
+            When ``factor`` is no positive number.
+
+        """
+        if not 0.0 < factor < math.inf:
+            raise ConfigError(f"a recipe is scaled by a positive number; got {factor:g}")
+        epochs = max(1, math.floor(self.train.epochs * factor + 0.5))
+        share = epochs / self.train.epochs
+        average_from = min(scaled(self.train, share).average_from, epochs - 1)
+        train = dataclasses.replace(self.train, average_from=0)
+        return dataclasses.replace(
+            self,
+            method=self.method.scaled(share),
+            train=dataclasses.replace(
+                scaled(train, share), epochs=epochs, average_from=average_from
+            ),
+            schedule=scaled(self.schedule, share),
+            lr=scaled(self.lr, share),
+            activation=scaled(self.activation, share),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,11 +186,12 @@ SECTIONS: Mapping[str, type] = {
     "schedule": EpsRamp,
     "lr": RateSchedule,
     "regularise": Regularisers,
+    "activation": ActivationSchedule,
     "certify": CertifySection,
 }
 """The tables of a recipe; those of :data:`OPTIONAL` may be left out."""
 
-OPTIONAL = ("schedule", "lr", "regularise")
+OPTIONAL = ("schedule", "lr", "regularise", "activation")
 
 
 def from_dict(table: Any) -> Recipe:

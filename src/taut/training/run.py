@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from taut.data import Augment, ImageSet, batches
 from taut.graph import Graph
+from taut.operators.ramp import ParamRamp
 from taut.training import checkpoint
 from taut.training.companions import companions
 from taut.training.evaluate import validate
@@ -21,6 +22,7 @@ from taut.training.meter import DivergenceError, Meter
 from taut.training.methods import Method
 from taut.training.objective import Answer, Call
 from taut.training.progress import NEGLIGIBLE_EPS, Progress
+from taut.training.runtime import products
 from taut.training.settings import Settings
 from taut.training.streams import derive, share, stream
 
@@ -107,13 +109,13 @@ class Run:
         meter = Meter(self.reduce)
         every = READ_EVERY.get(self.fabric.device.type, 25)
         eps = lr = 0.0
+        kind: Literal["ieee", "tf32"] = "tf32" if self.settings.precision == "tf32" else "ieee"
         for step, part in enumerate(self.shares(epoch), start=1):
             eps, lr = self.schedules(self.at(epoch, step))
             for companion in self.companions:
                 companion.before_step(self, self.at(epoch, step))
-            self.train_step(step, part, lr, meter)
-            for companion in self.companions:
-                companion.after_step(self, self.at(epoch, step))
+            with products(self.fabric.device, kind):
+                self.train_step(step, part, lr, meter)
             if step % every == 0 or step == self.steps:
                 latest = self.read(meter, epoch)
                 if on_step is not None:
@@ -133,6 +135,14 @@ class Run:
             "seconds": seconds,
             "images_per_second": len(self.images) / seconds,
         }
+
+    def is_validated(self, epoch: int) -> bool:
+        """Tell whether an epoch (from 1) ends with an evaluation: every few, and the last."""
+        return epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
+
+    def natural_only(self, epoch: int) -> bool:
+        """Tell whether an epoch (from 1) is one of warm-up: eps at its last step is about 0."""
+        return self.schedules(self.at(epoch, self.steps))[0] < NEGLIGIBLE_EPS
 
     def at(self, epoch: int, step: int) -> int:
         """Return the 0-based step of the run from an epoch and its step, both from 1."""
@@ -157,7 +167,7 @@ class Run:
         seeds = torch.randint(
             1 << 62, (len(self.images),), generator=stream(CPU, seed, "images", epoch)
         ).to(device)
-        natural_only = self.schedules(self.at(epoch, self.steps))[0] < NEGLIGIBLE_EPS
+        natural_only = self.natural_only(epoch)
         dtype = next(self.model.parameters()).dtype
         shuffle = stream(CPU, seed, "order", epoch)
         drawn = batches(self.images, size, shuffle=shuffle, augment=self.augment)
@@ -198,7 +208,12 @@ class Run:
                 max_norm=self.settings.grad_clip,
                 error_if_nonfinite=False,  # the next loss tells, with its step and term
             )
+        now = part.call.progress.step
+        for companion in self.companions:
+            companion.before_update(self, now)
         self.optimiser.step()
+        for companion in self.companions:
+            companion.after_step(self, now)
 
     def read(self, meter: Meter, epoch: int) -> dict[str, float]:
         """Return the latest losses; stop where one is not finite."""
@@ -213,6 +228,10 @@ class Run:
         """Stop where a parameter or a buffer is not finite after the epoch."""
         state = self.model.state_dict()
         floating = {name: value for name, value in state.items() if value.is_floating_point()}
+        for name, module in self.model.named_modules():
+            if isinstance(module, ParamRamp):  # an infinite range is one that is switched off
+                key = f"{name}.r" if name else "r"
+                floating[key] = floating[key].where(floating[key] != torch.inf, 0.0)
         finite = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
         for name, good in zip(floating, finite, strict=True):
             if not good:
@@ -238,6 +257,7 @@ class Run:
                 held,
                 self.settings.target_eps,
                 self.method.certifiers,
+                attack_images=self.settings.validation_attack_images,
                 part=(self.fabric.global_rank, self.fabric.world_size),
                 reduce=self.reduce,
             )

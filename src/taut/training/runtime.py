@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -21,10 +21,16 @@ def device_type(settings: Settings) -> str:
     Raises
     ------
     ConfigError
-        When a GPU is asked for and there is none, or fewer than asked for.
+        When a GPU is asked for, by device or precision, and there is none, or fewer than asked
+        for.
 
     """
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        if settings.precision == "tf32":
+            raise ConfigError(
+                'train.precision = "tf32" is arithmetic of GPUs, and this run is on the CPU; set '
+                'train.precision = "32-true"'
+            )
         return "cpu"
     if not torch.cuda.is_available():
         raise ConfigError('train.device is "cuda" but PyTorch finds no GPU; use "cpu" or "auto"')
@@ -44,10 +50,28 @@ def launch(settings: Settings) -> Fabric:
         accelerator=device_type(settings),
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
-        precision=settings.precision,
+        precision="32-true" if settings.precision == "tf32" else settings.precision,
     )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def products(device: torch.device, kind: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Multiply float32 on a GPU exactly, or with 10 bits of mantissa; elsewhere do nothing."""
+    if device.type != "cuda":
+        yield
+        return
+    convolutions: Any = torch.backends.cudnn  # its ``conv`` is no typed attribute
+    units = (torch.backends.cuda.matmul, convolutions.conv)
+    before = [unit.fp32_precision for unit in units]
+    try:
+        for unit in units:
+            unit.fp32_precision = kind
+        yield
+    finally:
+        for unit, value in zip(units, before, strict=True):
+            unit.fp32_precision = value
 
 
 @contextmanager
@@ -66,7 +90,8 @@ def environment(settings: Settings) -> Iterator[Fabric]:
             torch.set_num_threads(settings.threads)
         fabric = launch(settings)
         device = fabric.device
-        with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+        devices = [device.index] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), products(device, "ieee"):
             yield fabric
     finally:
         torch.set_num_threads(threads)

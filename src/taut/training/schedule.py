@@ -8,7 +8,8 @@ from 1 and place the ends of the ramp differently; a named convention translates
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from taut.errors import ConfigError
@@ -63,8 +64,8 @@ class EpsRamp:
     """
 
     kind: RampKind = "linear"
-    start: int = 1
-    length: int = 11
+    start: int = field(default=1, metadata={"unit": "epochs"})
+    length: int = field(default=11, metadata={"unit": "epochs"})
     convention: Convention = "crown-ibp"
     mid: float = 0.25
     power: float = 4.0
@@ -91,6 +92,13 @@ class EpsRamp:
             raise ConfigError(f"schedule.mid must lie in [0, 1]; got {self.mid:g}")
         if not 2.0 <= self.power <= 16.0:
             raise ConfigError(f"schedule.power must lie in [2, 16]; got {self.power:g}")
+
+    def epoch_origins(self) -> Mapping[str, int]:
+        """Return the values of ``start`` and ``length`` that stand for no epochs at all."""
+        return {
+            "start": FIRST_EPOCH[self.convention],
+            "length": 1 if self.convention == "crown-ibp" else 0,
+        }
 
     def ends(self, steps: int) -> tuple[int, int]:
         """Return ``(T0, T1)`` as 0-based steps of the run, ``steps`` being steps per epoch.

@@ -27,12 +27,16 @@ class Bounded:
         Lower bounds of the margins ``(B, K)``, +inf at the true class.
     intermediate
         Interval bounds of every layer on this very set, for regularisers.
+    sound
+        Whether losses and margins hold at every point of the set. Some training methods give
+        that up for a closer estimate; what they call bounds then proves nothing.
 
     """
 
     losses: Tensor
     margins: Tensor
     intermediate: Intermediate
+    sound: bool = True
 
 
 class Bound(Protocol):

@@ -7,19 +7,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from taut.bounds import backward, interval
+from taut.bounds import Intermediate, backward, fused_cross_entropy, interval
 from taut.graph import Network
 from taut.region import Box
-from taut.training.bound.base import Bounded, share
-from taut.training.losses import robust_cross_entropy
+from taut.training.bound.base import Bounded
+from taut.training.bound.blend import NEGLIGIBLE_BETA, Blend
 from taut.training.progress import Progress
-
-NEGLIGIBLE_BETA = 1e-5
-"""The CROWN pass is skipped where its weight is smaller."""
 
 
 @dataclass(frozen=True)
-class CrownIBP:
+class CrownIBP(Blend):
     r"""CROWN-IBP: a backward pass over the interval bounds of one IBP pass, mixed with IBP.
 
     .. math:: l = (1-\beta)\, l_\text{IBP} + \beta\, l_\text{CROWN-IBP}, \qquad
@@ -27,6 +24,14 @@ class CrownIBP:
 
     Both are sound, so is their mix. Gradients flow through the interval bounds that place the
     lines. Below a weight of 1e-5 the backward pass is skipped.
+
+    With ``fused`` one row an image bounds the loss itself, whatever the number of classes,
+
+    .. math:: L = \log\bigl(\beta\, e_\text{CROWN-IBP} + (1-\beta)\, e_\text{IBP}\bigr), \qquad
+              e \ge \sum_j e^{z_j - z_y}
+
+    (:func:`taut.bounds.fused_cross_entropy`). There are no margins by the backward pass then;
+    those returned, for the rates of the log and for combinations that use margins, are IBP's.
 
     Parameters
     ----------
@@ -36,6 +41,8 @@ class CrownIBP:
     lines
         Bounding lines of unstable neurons: ``adaptive`` (the published choice for training),
         ``tight`` or ``constant``.
+    fused
+        Bound the cross-entropy by one row instead of each margin by a row of its own.
 
     Raises
     ------
@@ -45,32 +52,29 @@ class CrownIBP:
     References
     ----------
     Zhang et al., *Towards stable and efficient training of verifiably robust neural networks*
-    (2020), Eq. 10 and Sec. 3.2.
+    (2020), Eq. 10 and Sec. 3.2; Xu et al., *Automatic perturbation analysis for scalable
+    certified robustness and beyond* (2020), Sec. 3.3 (``fused``).
 
     """
 
-    beta_start: float = 1.0
     beta_end: float = 0.0
     lines: Literal["adaptive", "tight", "constant"] = "adaptive"
-
-    def __post_init__(self) -> None:
-        for name in ("beta_start", "beta_end"):
-            share(f"method.{name}", getattr(self, name))
+    fused: bool = False
 
     @property
-    def certifiers(self) -> tuple[str, ...]:
-        """IBP, and CROWN-IBP where it still has weight at full eps."""
-        return ("ibp", "crown-ibp") if self.beta_end >= NEGLIGIBLE_BETA else ("ibp",)
+    def dear(self) -> tuple[str, ...]:
+        """CROWN-IBP."""
+        return ("crown-ibp",)
+
+    def margins(self, network: Network, box: Box, known: Intermediate, y: Tensor) -> Tensor:
+        """Return margins by one backward pass over the intervals."""
+        return backward.margins(network, known, y, self.lines)
 
     def bounded(self, network: Network, box: Box, y: Tensor, progress: Progress) -> Bounded:
         """Bound by one interval pass and, where it has weight, one backward pass."""
-        beta = progress.between(self.beta_start, self.beta_end)
-        intermediate = interval.propagate(network, box)
-        if beta < NEGLIGIBLE_BETA:
-            margins = interval.margins(network, intermediate, y)
-        else:
-            margins = backward.margins(network, intermediate, y, self.lines)
-            if beta < 1.0:  # with beta = 1 the true column would be 0 * inf
-                plain = interval.margins(network, intermediate, y)
-                margins = (1.0 - beta) * plain + beta * margins
-        return Bounded(robust_cross_entropy(margins, y), margins, intermediate)
+        beta = self.beta(progress)
+        if not self.fused or beta < NEGLIGIBLE_BETA:
+            return super().bounded(network, box, y, progress)
+        known = interval.propagate(network, box)
+        losses = fused_cross_entropy(network, known, y, self.lines, beta)
+        return Bounded(losses, interval.margins(network, known, y), known)

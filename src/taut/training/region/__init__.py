@@ -2,8 +2,14 @@
 
 from taut.training.region.base import Batch, Region, WeightedBox
 from taut.training.region.full_ball import FullBall
+from taut.training.region.radii import Radii
+from taut.training.region.small_box import SmallBox
 
-REGIONS: dict[str, type[Region]] = {"full-ball": FullBall}
+REGIONS: dict[str, type[Region]] = {
+    "full-ball": FullBall,
+    "radii": Radii,
+    "small-box": SmallBox,
+}
 """Regions by the name a recipe calls them."""
 
-__all__ = ["REGIONS", "Batch", "FullBall", "Region", "WeightedBox"]
+__all__ = ["REGIONS", "Batch", "FullBall", "Radii", "Region", "SmallBox", "WeightedBox"]
