@@ -24,7 +24,7 @@ from typing import Any
 
 import mnist_page
 import torch
-from mnist_rows import DEAR, FEW, FULL, PART, ROWS, Amount, Row
+from mnist_rows import DEAR, FEW, FULL, GRIDDED, PART, ROWS, Amount, Row
 from torch import nn
 
 import taut
@@ -78,7 +78,7 @@ def plan() -> Iterator[tuple[str, Row, float, Amount, int]]:
                     yield key("few", row, eps, 0), row, eps, FEW, 0
             if seed == 0 and eps == 0.3:
                 for row in DRAWDOWN:
-                    yield key("grid", row, 0.5, 0), row, 0.5, PART, 0
+                    yield key("grid", row, 0.5, 0), row, 0.5, GRIDDED, 0
             for row in ROWS:
                 if row.label in FULL_ROWS:
                     yield key("full", row, eps, seed), row, eps, FULL, seed

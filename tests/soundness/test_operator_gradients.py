@@ -70,3 +70,24 @@ def test_lines_have_the_derivative_of_finite_differences(
 
     ends = (center - radius).requires_grad_(), (center + radius).requires_grad_()
     assert torch.autograd.gradcheck(fields, ends)
+
+
+@pytest.mark.parametrize(("name", "number"), AFFINE)
+def test_the_gradient_at_the_input_is_the_pulled_row(name: str, number: int) -> None:
+    """With constant weights as with trainable ones, which may go different ways."""
+    found, g = case(name, number, 9), generator(9)
+    operator = found.operator
+    assert isinstance(operator, Affine)
+    points = [normal(g, 2, *shape).requires_grad_() for shape in found.shapes]
+    through = operator.forward(*points)
+    rows = normal(g, *through.shape)
+    pulled = operator.transpose(rows, found.shapes)
+    slopes = (
+        torch.autograd.grad(
+            (through * rows).sum(), points, allow_unused=True, materialize_grads=True
+        )
+        if through.requires_grad
+        else [torch.zeros_like(point) for point in points]
+    )
+    for slope, row in zip(slopes, pulled, strict=True):
+        torch.testing.assert_close(slope, row, rtol=1e-10, atol=1e-10)

@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -216,7 +217,7 @@ def test_population_mode_leaves_the_statistics_of_the_training_images() -> None:
 
 def test_processes_share_the_images_of_the_population() -> None:
     whole = tiny_net(norm=True)
-    data, barrier, slots = blobs(41), threading.Barrier(2), [torch.zeros(())] * 2
+    data, barrier, slots = blobs(41), threading.Barrier(2, timeout=60), [torch.zeros(())] * 2
     population_statistics(trace(whole, (1, 4, 4)), data)
     nets = [tiny_net(norm=True), tiny_net(norm=True)]
 
@@ -231,11 +232,8 @@ def test_processes_share_the_images_of_the_population() -> None:
         population_statistics(graphs[rank], data, part=(rank, 2), reduce=add)
 
     graphs = [trace(net, (1, 4, 4)) for net in nets]
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(process, (0, 1)))  # raises what a thread has raised
     for net in nets:
         torch.testing.assert_close(net[1].running_mean, whole[1].running_mean)
         torch.testing.assert_close(net[1].running_var, whole[1].running_var)

@@ -78,6 +78,29 @@ class _NarrowTranspose(torch.autograd.Function):
         return to_rows, to_weight, None, None, None
 
 
+class _NarrowConvolution(torch.autograd.Function):
+    """A strided convolution of few channels that hands gradients to its input alone.
+
+    Those take the way of :class:`_NarrowTranspose`; attacks on images spend much of their time
+    here.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.stride, ctx.padding, ctx.size = stride, padding, (x.shape[2], x.shape[3])
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        rows = _channels_last(grads[0])
+        found = _NarrowTranspose.apply(rows, weight, ctx.stride, ctx.padding, ctx.size)  # type: ignore[no-untyped-call]
+        return found, None, None, None, None
+
+
 @dataclass(frozen=True, eq=False)
 class Linear(Affine):
     """``x W^T + b`` over the last axis; ``weight (out, in)``, ``bias (out,)`` or None."""
@@ -139,6 +162,10 @@ class Conv2d(Affine):
             x, weight = x.contiguous(), weight.contiguous()
         else:
             x, weight = _channels_last(x), _channels_last(weight)
+            by_input = x.requires_grad and torch.is_grad_enabled()
+            by_weight = weight.requires_grad or (bias is not None and bias.requires_grad)
+            if self._narrow and by_input and not by_weight:
+                return _NarrowConvolution.apply(x, weight, bias, self.stride, self.padding)  # type: ignore[no-untyped-call, no-any-return]
         return F.conv2d(x, weight, bias, self.stride, self.padding, self._dilation, self.groups)
 
     @property

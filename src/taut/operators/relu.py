@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.operators.base import Activation, Shape
+from taut.operators.cache import pieces
 from taut.operators.forms import Bounds, Interval, Lines, unknown
 from taut.operators.registry import Case, Entry, Template, Value, builds, register
 
@@ -56,24 +57,37 @@ class _Chord(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        high, low = upper.clamp(min=0), lower.clamp(max=0)
-        tiny = torch.finfo(high.dtype).tiny
-        width = torch.sub(high, low, out=low).clamp_(min=tiny)
-        slope = torch.div(high, width)
-        torch.threshold_(slope, tiny, 0.0)
-        shift = torch.addcmul(high, high, slope, value=-1)
-        ctx.save_for_backward(lower, upper, width, slope)
+        slope, shift = torch.empty_like(upper), torch.empty_like(upper)
+        tiny = torch.finfo(upper.dtype).tiny
+        for part in pieces(upper):
+            high = upper[part].clamp(min=0)
+            out = torch.div(high, _width(lower[part], high), out=slope[part])
+            torch.threshold_(out, tiny, 0.0)
+            torch.addcmul(high, high, out, value=-1, out=shift[part])
+        ctx.save_for_backward(lower, upper, slope)
         return slope, shift
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         # With w = u - l: ds/du = -l / w^2, ds/dl = u / w^2, and t = u (1 - s).
         by_slope, by_shift = grads
-        lower, upper, width, slope = ctx.saved_tensors
-        bent = (lower < 0) & (upper > 0)
-        common = (by_slope - upper * by_shift) / width
-        to_upper = (1 - slope) * (common + by_shift)
-        return torch.where(bent, slope * common, 0), torch.where(bent, to_upper, 0)
+        lower, upper, slope = ctx.saved_tensors
+        to_lower, to_upper = torch.empty_like(lower), torch.empty_like(upper)
+        for part in pieces(upper):
+            u, l, s, shift = upper[part], lower[part], slope[part], by_shift[part]  # noqa: E741
+            common = torch.addcmul(by_slope[part], u, shift, value=-1)
+            common.div_(_width(l, u.clamp(min=0)))
+            low = torch.mul(s, common, out=to_lower[part])
+            _threshold_backward(low, l.neg(), 0, grad_input=low)  # zero where l >= 0
+            common.add_(shift)
+            up = torch.addcmul(common, common, s, value=-1, out=to_upper[part])
+            _threshold_backward(up, u, 0, grad_input=up)  # zero where u <= 0
+        return to_lower, to_upper
+
+
+def _width(lower: Tensor, high: Tensor) -> Tensor:
+    """Return the width of an interval whose stable side is cut off, never 0."""
+    return torch.sub(high, lower.clamp(max=0)).clamp_(min=torch.finfo(high.dtype).tiny)
 
 
 @dataclass(frozen=True)

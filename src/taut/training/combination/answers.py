@@ -1,4 +1,4 @@
-"""What combinations with an adversarial loss answer: totals with the figures to log."""
+"""What combinations answer: totals with the figures to log."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ def answer(
     rates: dict[str, Tensor] = {}
     if natural is not None:
         parts["natural"] = natural.detach()
-        rates["natural_accuracy"] = accuracy(batch.logits, batch.y)
+    logits = batch.logits if natural is not None else batch.known_logits
+    if logits is not None:
+        rates["natural_accuracy"] = accuracy(logits, batch.y)
     if attacked is not None:
         parts["adversarial"] = attacked.losses.detach().mean()
         rates["attacked_accuracy"] = accuracy(attacked.logits, batch.y)
     if robust is None:
         return Losses(total, parts, rates, batch)
     parts["robust"] = robust.loss.detach()
-    rates["robust_accuracy"] = proved(robust.bounded[-1].margins)
+    if robust.bounded[-1].sound:
+        rates["robust_accuracy"] = proved(robust.bounded[-1].margins)
     return Losses(total, parts, rates, batch, robust.bounded)

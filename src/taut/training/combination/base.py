@@ -69,10 +69,11 @@ class Terms:
     def robust(self) -> Robust:
         """Return the weighted mean of the bounded losses over the region's input sets."""
         batch, progress = self.batch, self.progress
+        network = batch.network  # the clean pass comes first: attacks see the statistics after it
         total: Tensor | None = None
         found, weights = [], []
         for box, weight in self.region.boxes(batch, progress.eps, progress):
-            bounded = self.bound.bounded(batch.network, box, batch.y, progress)
+            bounded = self.bound.bounded(network, box, batch.y, progress)
             loss = bounded.losses.mean()
             loss = loss if weight == 1.0 else weight * loss
             total = loss if total is None else total + loss

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from taut.training.bound.base import share
+from taut.training.combination.answers import answer, natural_alone
 from taut.training.combination.base import Terms
-from taut.training.losses import accuracy, proved
 from taut.training.progress import Losses, Progress
 
 
@@ -45,17 +45,13 @@ class Mix:
             share(f"method.{name}", getattr(self, name))
 
     def combine(self, terms: Terms, progress: Progress) -> Losses:
-        """Return the mixed loss; a term without weight is left out of the gradient's graph."""
-        natural = terms.natural()
-        rates = {"natural_accuracy": accuracy(terms.batch.logits, terms.batch.y)}
-        parts = {"natural": natural.detach()}
-        if progress.natural_only:
-            return Losses(natural, parts, rates, terms.batch)
-        robust = terms.robust()
-        parts["robust"] = robust.loss.detach()
-        rates["robust_accuracy"] = proved(robust.bounded[-1].margins)
+        """Return the mixed loss; a term without weight is not computed."""
         kappa = progress.between(self.kappa_start, self.kappa_end)
+        if progress.natural_only:
+            return natural_alone(terms)
         if kappa == 0.0:
-            return Losses(robust.loss, parts, rates, terms.batch, robust.bounded)
+            robust = terms.robust()
+            return answer(terms, robust.loss, None, robust)
+        natural, robust = terms.natural(), terms.robust()
         total = kappa * natural + (1.0 - kappa) * robust.loss
-        return Losses(total, parts, rates, terms.batch, robust.bounded)
+        return answer(terms, total, None, robust, natural)

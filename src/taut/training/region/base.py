@@ -53,6 +53,11 @@ class Batch:
         return self._logits
 
     @property
+    def known_logits(self) -> Tensor | None:
+        """Clean logits where something has needed them already."""
+        return self._logits
+
+    @property
     def evaluated(self) -> Network:
         """The network as it stands in evaluation mode, without gradients to the parameters."""
         if self._evaluated is None:
