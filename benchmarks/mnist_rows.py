@@ -48,7 +48,7 @@ class Row:
 
 
 ROBUST_ONLY = {"kappa_start": 0.0, "kappa_end": 0.0}
-RAMP = {"r_init": "mean", "eta": 0.01, "eta_end": 0.0}
+RAMP = {"eta_kind": "linear", "r_init": "mean", "eta": 0.01, "eta_end": 0.0}
 
 ROWS: tuple[Row, ...] = (
     Row("natural", "natural", certified=False),

@@ -45,6 +45,8 @@ class Progress:
     average
         Averages a tensor over the processes of a data-parallel run, each weighted by its share
         of the batch; every process has to call it equally often.
+    images
+        Images of the whole batch, over all processes; 0 where that is not told.
 
     """
 
@@ -58,6 +60,7 @@ class Progress:
     memory: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 1
     average: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor)
+    images: int = 0
 
     @property
     def epochs(self) -> float:

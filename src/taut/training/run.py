@@ -185,6 +185,7 @@ class Run:
                 memory=self.memory,
                 steps=self.steps,
                 average=functools.partial(self.average, weight),
+                images=len(index),
             )
             call = Call(x[rows].to(dtype), y[rows], progress)
             yield _Share(call, len(call.y) if weight else 0, weight)

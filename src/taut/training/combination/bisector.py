@@ -93,7 +93,7 @@ class Bisector:
         Add the square in case 2, too (the published code).
     fosc
         ``clipped`` to the pixel range; ``unclipped``; or ``batch-mean``, unclipped and divided
-        by the images a process has (the published code).
+        by the images of the batch (the published code).
     exact_projection
         Divide by the squared norms of the means, not by squared means of the norms: then case 2
         is orthogonal to b, and case 3 to a but for the square.
@@ -231,7 +231,7 @@ class Bisector:
             eps = progress.eps * self.attack.scale
             each = unclipped_fosc(point, batch.x, eps, gradient)
         if self.fosc == "batch-mean":
-            each = each / len(each)
+            each = each / (progress.images or len(each))
         return float(progress.average(each.mean()))
 
 
