@@ -13,21 +13,22 @@ import argparse
 import dataclasses
 import re
 import sys
-import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import command_tree
 import engine_tables
 from cells import code, table
+from toml_words import default, kind, toml
 
 from taut import training
 from taut.attacks import ATTACKS
 from taut.bounds import METHODS as BOUNDING
 from taut.data import AUGMENTATIONS, DATASETS
 from taut.models import MODELS, size
+from taut.training.choose import AXES
 from taut.training.recipe import SECTIONS
 
 DOCS = Path(__file__).parent
@@ -46,6 +47,9 @@ UNITS: dict[str, str] = {
     "train.grad_clip": "l_2 norm",
     "train.devices": "processes",
     "train.threads": "threads",
+    "train.average_from": "epochs",
+    "train.validate_every": "epochs",
+    "train.validation_attack_images": "images",
     "schedule.start": "epochs",
     "schedule.length": "epochs",
     "schedule.mid": "share",
@@ -53,6 +57,15 @@ UNITS: dict[str, str] = {
     "lr.milestones": "epochs",
     "lr.factor": "share",
     "lr.every": "epochs",
+    "lr.warmup": "epochs",
+    "regularise.l1": "weight",
+    "regularise.shi": "weight",
+    "regularise.tolerance": "share",
+    "activation.eta": "slope",
+    "activation.eta_end": "slope",
+    "activation.eta_start": "epochs",
+    "activation.eta_length": "epochs",
+    "activation.noise": "share of the mean",
     "certify.eps": "pixels of [0, 1]",
     "certify.steps": "steps",
     "certify.restarts": "runs per image",
@@ -62,13 +75,23 @@ UNITS: dict[str, str] = {
     "method.beta_end": "share",
     "method.steps": "steps",
     "method.step": "half widths of the box",
+    "method.count": "radii",
+    "method.ratio": "share",
+    "method.relu_shrinkage": "share",
+    "method.alpha": "share",
+    "method.split": "activations",
+    "method.threshold_start": "epochs",
+    "method.threshold_length": "epochs",
 }
 """Units of the keys that have one; the others are names, switches or seeds."""
 
-_SYMBOLS = {r"\varepsilon": "eps", r"\kappa": "kappa", r"\beta": "beta", r"\rho": "rho"}
+_SYMBOLS = {r"\varepsilon": "eps"} | {
+    f"\\{name}": name for name in ("kappa", "beta", "rho", "lambda", "tau", "eta")
+}
 _ELSEWHERE = {  # what a docstring refers to and a page has in another place
     "; see `ends`": "; see below",
     ", see `Attack`": "",
+    ", see `IBP`": " only",
     "One of the four above.": "See below.",
 }
 
@@ -90,7 +113,7 @@ def parameters(cls: type) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
-        lines = _docstring(owner).splitlines()
+        inherited, lines = dict(found), _docstring(owner).splitlines()
         inside, names = False, []
         for number, line in enumerate(lines):
             following = lines[number + 1] if number + 1 < len(lines) else ""
@@ -104,6 +127,7 @@ def parameters(cls: type) -> dict[str, str]:
             elif line.strip():
                 for name in names:
                     found[name] = f"{found[name]} {line.strip()}".strip()
+        found |= {n: text for n, text in inherited.items() if found[n].startswith("See :class:")}
     return {name: plain(text) for name, text in found.items()}
 
 
@@ -131,41 +155,6 @@ def merged(rows: Iterable[Sequence[str]], *columns: int) -> list[list[str]]:
     return joined
 
 
-def kind(hint: Any) -> str:
-    """Return what a field takes, in the words of TOML."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return " or ".join(code(f'"{choice}"') for choice in arguments)
-    if origin is tuple:
-        inner = {"str": "strings", "float": "numbers", "int": "whole numbers"}
-        return f"list of {inner[arguments[0].__name__]}"
-    if origin is types.UnionType or origin is typing.Union:
-        return " or ".join(kind(one) for one in arguments if one is not type(None))
-    if origin is dict:
-        return "table"
-    return {int: "whole number", float: "number", str: "string", bool: "true or false"}[hint]
-
-
-def default(field: dataclasses.Field[Any]) -> str:
-    """Return a field's default as TOML writes it, or ``required``."""
-    if field.default_factory is not dataclasses.MISSING:
-        return toml(field.default_factory())
-    return "required" if field.default is dataclasses.MISSING else toml(field.default)
-
-
-def toml(value: Any) -> str:
-    """Return a value as TOML writes it, in code marks."""
-    if isinstance(value, bool):
-        return code(str(value).lower())
-    if isinstance(value, str):
-        return code(f'"{value}"')
-    if isinstance(value, tuple | list):
-        return code("[" + ", ".join(toml(item).strip("`") for item in value) + "]")
-    if isinstance(value, Mapping):
-        return code("{}") if not value else code(str(dict(value)))
-    return code(f"{value:g}" if isinstance(value, float) else value)
-
-
 def keys(name: str, cls: type) -> str:
     """Return the table of a recipe's section: key, kind, unit, default, meaning."""
     hints, said = typing.get_type_hints(cls), parameters(cls)
@@ -185,19 +174,30 @@ def method_keys() -> str:
         method = entry.method
         axes: list[tuple[str, Any]] = [("-", method)]
         if isinstance(method, training.GridPoint):
-            axes = [(f.name, getattr(method, f.name)) for f in dataclasses.fields(method)]
+            axes = [(axis, getattr(method, axis)) for axis in AXES]
         for axis, value in axes:
-            said, hints = parameters(type(value)), typing.get_type_hints(type(value))
-            for field in dataclasses.fields(value):
-                takes = kind(hints[field.name])
-                unit = UNITS.get(f"method.{field.name}", "-")
-                value_now = toml(getattr(value, field.name))
-                rows.append(
-                    (code(entry.name), code(field.name), axis, takes, unit, value_now,
-                     said[field.name])
-                )  # fmt: skip
+            for key, takes, unit, meaning, now in _fields(value):
+                rows.append((code(entry.name), key, axis, takes, unit, now, meaning))
     columns = ("method", "key", "axis", "takes", "unit", "default", "meaning")
     return table(columns, merged(merged(rows, 0), 1, 5))
+
+
+def _fields(value: Any) -> Iterable[tuple[str, str, str, str, str]]:
+    """Yield key, kind, unit, meaning and value of the fields of a part of a method."""
+    said, hints = parameters(type(value)), typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        unit = UNITS.get(f"method.{field.name}", "-")
+        now = toml(getattr(value, field.name))
+        yield code(field.name), kind(hints[field.name]), unit, said[field.name], now
+
+
+def attack_keys() -> str:
+    """Return the fields of an attack inside a training method."""
+    rows = (
+        (key, takes, unit, now, meaning)
+        for key, takes, unit, meaning, now in _fields(training.TrainingAttack())
+    )
+    return table(("key", "takes", "unit", "default", "meaning"), rows)
 
 
 def training_methods() -> str:
@@ -225,11 +225,7 @@ def bounding_methods() -> str:
 def axes() -> str:
     """Return the members of the training grid's axes, with their fields and defaults."""
     rows = []
-    for axis, members in (
-        ("region", training.REGIONS),
-        ("bound", training.BOUNDS),
-        ("combination", training.COMBINATIONS),
-    ):
+    for axis, members in AXES.items():
         for name, cls in members.items():
             fields = dataclasses.fields(typing.cast(Any, cls))
             shown = ", ".join(f"{f.name} = {default(f).strip('`')}" for f in fields)
@@ -323,6 +319,7 @@ def networks() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     **{f"recipe-{name}": (lambda n=name, c=cls: keys(n, c)) for name, cls in SECTIONS.items()},
     "recipe-method": method_keys,
+    "training-attack": attack_keys,
     "training-methods": training_methods,
     "bounding-methods": bounding_methods,
     "bounding-points": engine_tables.points,

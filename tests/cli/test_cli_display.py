@@ -15,9 +15,9 @@ from taut.cli.train_display import TrainingDisplay
 from taut.training import EpsRamp, Settings, StepInfo
 
 
-def screen(*, terminal: bool) -> Console:
+def screen(*, terminal: bool, width: int = 100) -> Console:
     return Console(
-        file=io.StringIO(), force_terminal=terminal, width=100, color_system=None,
+        file=io.StringIO(), force_terminal=terminal, width=width, color_system=None,
         _environ={"TERM": "xterm"},
     )  # fmt: skip
 
@@ -112,31 +112,55 @@ def test_pace_looks_at_the_latest_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_epoch_is_one_line() -> None:
-    console = screen(terminal=False)
-    settings = Settings(epochs=2, eps=0.1, schedule=EpsRamp(), device="cpu")
+    console = screen(terminal=False, width=120)
+    settings = Settings(epochs=3, eps=0.1, schedule=EpsRamp(), device="cpu")
     display = TrainingDisplay(console, settings)
     display._display._delay, display._display._every = 0, 0.01
     row = {
         "epoch": 1, "eps": 0.05, "loss": {"total": 1.5, "natural": 1.0, "robust": 2.0},
         "seconds": 61.0, "validation": {"natural_accuracy": 0.9, "certified_accuracy": 0.5,
+                                        "attacked_accuracy": 0.625, "unstable_share": 0.031,
                                         "eps": 0.1},
     }  # fmt: skip
     with display:
-        display.step_done(StepInfo(1, 2, 1, 10, 0.01, 1e-3, {"total": 3.0}))
-        display.step_done(StepInfo(1, 2, 2, 10, 0.02, 1e-3, {"total": 2.5}))
+        display.step_done(StepInfo(1, 3, 1, 10, 0.01, 1e-3, {"total": 3.0}))
+        display.step_done(StepInfo(1, 3, 2, 10, 0.02, 1e-3, {"total": 2.5}))
         wait_for(console, "step 2/10")
         display.epoch_done(row)
         display.epoch_done({**row, "epoch": 2, "loss": {"total": 1.0, "natural": 1.0}})
+        last = {**row, "epoch": 3, "loss": {"total": 1.0, "natural": 1.0}, "validation": {}}
+        display.epoch_done(last)
     lines = written(console).splitlines()
-    assert any("epoch 1/2, step 2/10, eps 0.0200, loss 2.5000" in line for line in lines)
+    assert any("epoch 1/3, step 2/10, eps 0.0200, loss 2.5000" in line for line in lines)
     head = lines.index(next(line for line in lines if line.split()[:2] == ["epoch", "eps"]))
     assert "eps 0.1 (25.5/255)" in lines[head - 1]
     cells = " ".join(lines[head + 1].split())
-    assert cells == "1/2 0.0500 1.5000 1.0000 2.0000 90.0 % 50.0 % 1 min 1 s"
+    assert cells == "1/3 0.0500 1.5000 1.0000 2.0000 90.0 % 62.5 % 50.0 % 3.1 % 1 min 1 s"
     assert len(lines[head]) == len(lines[head + 1])
     assert "robust" not in lines[head + 2]  # other parts, so the heading comes again
-    assert len(lines[head + 2]) == len(lines[head + 3])
+    assert len(lines[head + 2]) == len(lines[head + 3]) == len(lines[head + 4])
+    assert lines[head + 4].split() == ["3/3", "0.0500", "1.0000", "1.0000", *"----", "1", "min",
+                                       "1", "s"]  # fmt: skip
     assert display._status() is not None
+
+
+def test_an_epoch_fits_80_columns_and_the_width_shows_parts() -> None:
+    held = {"natural_accuracy": 1.0, "attacked_accuracy": 1.0, "certified_accuracy": 1.0,
+            "unstable_share": 1.0, "eps": 0.1}  # fmt: skip
+    parts = {"total": 12.5, "balance": 1.0, "l1": 1.0, "natural": 1.0, "robust": 1.0}
+    row = {"epoch": 3200, "eps": 0.05, "loss": parts, "seconds": 3599.0, "validation": held}
+    for width, shown in ((80, []), (100, ["balance"]), (200, ["balance", "l1", "natural"])):
+        console = screen(terminal=True, width=width)
+        display = TrainingDisplay(console, Settings(epochs=3200, eps=0.1, device="cpu"))
+        display._display._visible = True
+        display.epoch_done(row)
+        display.step_done(StepInfo(3200, 3200, 999, 999, 0.05, 1e-3, parts))
+        console.print(display._status())
+        lines = written(console).splitlines()
+        assert max(len(line.rstrip()) for line in lines[1:]) <= width
+        assert all(f"{part} loss" in lines[1] for part in shown)
+        assert ("robust loss" in lines[1]) == (width == 200)
+        assert ("robust 1.000" in lines[-1]) == (width == 200)
 
 
 def test_certification_shows_counts_speed_and_time_left() -> None:

@@ -96,6 +96,36 @@ def test_the_default_folder_is_named_after_the_recipe(
     assert "taut train --resume runs/tiny" in result.stderr
 
 
+def test_a_scaled_run_keeps_the_scaled_recipe(invoke: Invoke, recipe: Path, tmp_path: Path) -> None:
+    words = ("--set", "train.epochs=10", "--set", "schedule.length=6", "--scale", "0.2")
+    result = invoke("train", recipe, *words, "--out", tmp_path / "a", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["epochs"] == 2
+    held = RunFolder.open(tmp_path / "a").recipe
+    assert held["train"]["epochs"] == 2
+    assert held["schedule"]["length"] == 2  # a ramp of 5 of 10 epochs, now 1 of 2
+    assert invoke("train", "--resume", tmp_path / "a").exit_code == 0
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e9"])
+def test_a_scale_that_makes_no_sense_is_one_line(
+    invoke: Invoke, recipe: Path, tmp_path: Path, scale: str
+) -> None:
+    result = invoke("train", recipe, "--scale", scale, "--out", tmp_path / "a")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --scale ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_default_folders_keep_the_dots_and_the_paper_of_a_name() -> None:
+    from taut.cli.train import default_folder
+
+    assert default_folder("mnist-0.3-ibp") == Path("runs/mnist-0.3-ibp")
+    assert default_folder("sabr/mnist-0.1-sabr") == Path("runs/sabr/mnist-0.1-sabr")
+    assert default_folder("mine/mnist-0.1.toml") == Path("runs/mnist-0.1")
+
+
 def test_fit_writes_the_same_run(trained: Path, recipe: Path, tmp_path: Path) -> None:
     chosen = load(recipe)
     result = taut.fit(

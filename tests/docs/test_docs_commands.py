@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from taut.attacks import ATTACKS
 from taut.bounds import METHODS as BOUNDING
 from taut.cli import app
+from taut.cli.recipes import matching
 from taut.data import DATASETS, find_split
 from taut.models import MODELS
 from taut.operators import LINES
@@ -75,8 +76,8 @@ def check(path: str, given: dict[str, Any]) -> None:
         assert given["name"] in (None, *METHODS, *BOUNDING)
     if path == "taut models" and "name" in given:
         assert given["name"] in (None, *MODELS)
-    if path == "taut recipes" and "name" in given:
-        assert given["name"] in (None, *names())
+    if path == "taut recipes" and given.get("name") is not None:
+        assert given["name"] in names() or matching(given["name"], names())
     if path == "taut bounds" and given:
         assert set(given["method"] or []) <= {*BOUNDING}
     if path == "taut attack" and given:

@@ -43,6 +43,25 @@ def test_what_the_rule_does_not_cover_is_refused():
 """
 
 
+REGISTERED = """
+import sys
+
+import inner
+
+sys.modules["taut.training.region.inner"] = inner  # where the page puts it
+import inner_ibp
+
+from taut.training import REGIONS
+
+REGIONS["inner-ball"] = inner.InnerBall
+
+
+def test_the_named_method_is_the_point_of_the_grid():
+    expected = choose("ibp", {"region": "inner-ball"})
+    assert inner_ibp.METHOD.method == expected
+"""
+
+
 def written(title: str) -> str:
     """Return the block of the page that has this title."""
     (block,) = [block for block in blocks(PAGE, "python") if block.title == title]
@@ -69,8 +88,10 @@ def outcomes(done: subprocess.CompletedProcess[str], word: str) -> list[str]:
 
 def test_the_operator_and_the_method_of_the_examples_work(tmp_path: Path) -> None:
     (tmp_path / "running.py").write_text(written("src/taut/operators/running.py"))
-    (tmp_path / "inner.py").write_text(written("src/taut/training/inner.py"))
-    row = "import inner\n" + written("tests/training/test_training_grid.py")
+    (tmp_path / "inner.py").write_text(written("src/taut/training/region/inner.py"))
+    named = written("src/taut/training/methods/inner_ibp.py")
+    (tmp_path / "inner_ibp.py").write_text(named)
+    row = REGISTERED + written("tests/training/test_training_grid.py")
     (tmp_path / "test_row.py").write_text(row)
     (tmp_path / "test_traced.py").write_text(TRACED)
     select = "running-sum or test_row or test_traced"
@@ -82,6 +103,7 @@ def test_the_operator_and_the_method_of_the_examples_work(tmp_path: Path) -> Non
         "test_interval_holds_every_point", "test_affine_maps_equal_the_dense_matrix"
     )} <= set(passed)  # fmt: skip
     assert "test_an_inner_ball_is_a_full_ball_of_its_radius" in passed
+    assert "test_the_named_method_is_the_point_of_the_grid" in passed
 
 
 def test_a_broken_sign_or_a_wrong_direction_fails_a_test(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from taut.store import RunFolder
 from taut.store.journal import JOURNAL_FORMAT, META_REQUIRED, Journal
 from taut.store.summary import REQUIRED
 from taut.training import METHODS, EpsRamp, GridPoint
+from taut.training.choose import AXES
 from taut.training.recipe import SECTIONS
 from taut.verify import Cascade, Status
 
@@ -126,7 +127,7 @@ def test_every_key_of_a_recipe_is_described() -> None:
     for entry in METHODS.values():
         parts = [entry.method]
         if isinstance(entry.method, GridPoint):
-            parts = [getattr(entry.method, f.name) for f in dataclasses.fields(entry.method)]
+            parts = [getattr(entry.method, axis) for axis in AXES]
         known |= {f"method.{f.name}" for part in parts for f in dataclasses.fields(part)}
     assert set(generate.UNITS) <= known
 

@@ -71,12 +71,49 @@ def _training() -> list[dict[str, Any]]:
 
 
 def _fields(method: object) -> dict[str, Any]:
-    """Return the numbers and names a recipe can set in ``[method]``, with their defaults."""
+    """Return what a recipe can set in ``[method]``, with its defaults.
+
+    Fields of the axes stand side by side; one that several axes have stands in the table of its
+    own axis alone, as a recipe has to say which. Parts of a field are a table.
+    """
+    from taut.training import GridPoint
+    from taut.training.choose import AXES
+
+    if not isinstance(method, GridPoint):
+        return _plain(method)
+    axes = {axis: getattr(method, axis) for axis in AXES}
+    names = [field.name for value in axes.values() for field in dataclasses.fields(value)]
     found: dict[str, Any] = {}
-    for field in dataclasses.fields(method):  # type: ignore[arg-type]
-        value = getattr(method, field.name)
-        found |= _fields(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    for axis, value in axes.items():
+        own = _plain(value)
+        if any(names.count(name) > 1 for name in own):
+            found[axis] = {"name": _member_name(axis, value), **own}
+        else:
+            found |= own
+    return {**found, "statistics": method.statistics}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return a dataclass as a table; members of an axis inside it bring their names."""
+    from taut.training.choose import AXES
+
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name)
+        if not dataclasses.is_dataclass(part):
+            found[field.name] = part
+            continue
+        axis = next((a for a, members in AXES.items() if type(part) in members.values()), None)
+        named = {} if axis is None else {"name": _member_name(axis, part)}
+        found[field.name] = {**named, **_plain(part)}
     return found
+
+
+def _member_name(axis: str, value: object) -> str:
+    """Return what a recipe calls a member of an axis."""
+    from taut.training.choose import AXES
+
+    return next(name for name, cls in AXES[axis].items() if type(value) is cls)
 
 
 def _bounding() -> list[dict[str, Any]]:
@@ -87,9 +124,10 @@ def _bounding() -> list[dict[str, Any]]:
 
 def _list(training: list[dict[str, Any]], bounding: list[dict[str, Any]]) -> None:
     screen = console()
-    trained = table("name", "what", "passes a step", "recipes")
+    trained = table("name", "what", "passes a step", "recipes", numbers=("recipes",))
     for row in training:
-        trained.add_row(row["name"], row["title"], row["cost"], ", ".join(row["recipes"]) or "-")
+        count = len(row["recipes"])
+        trained.add_row(row["name"], row["title"], row["cost"], str(count) if count else "-")
     heading(screen, "Training methods")
     screen.print(trained)
     bounded = table("name", "what", "cost", "memory")
@@ -97,7 +135,8 @@ def _list(training: list[dict[str, Any]], bounding: list[dict[str, Any]]) -> Non
         bounded.add_row(row["name"], row["title"], row["cost"], row["memory"])
     heading(screen, "Bounding methods")
     screen.print(bounded)
-    screen.print("[dim]K classes; `taut methods NAME` for formula and paper[/dim]")
+    more = "`taut methods NAME` for formula, paper, settings and recipes"
+    screen.print(f"[dim]K classes; {more}[/dim]")
 
 
 def _described(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -107,7 +146,14 @@ def _described(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         text = value
         if isinstance(value, Mapping):
-            text = ", ".join(f"{name} = {json.dumps(default)}" for name, default in value.items())
+            text = ", ".join(f"{name} = {_toml(default)}" for name, default in value.items())
         elif isinstance(value, list):
             text = ", ".join(value)
         yield words.get(key, key), str(text)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as a recipe writes it, tables on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_toml(part)}" for name, part in value.items()) + " }"
+    return json.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from taut.store import RunFolder
     from taut.training import Recipe
 
+MOST_EPOCHS = 1_000_000
+"""No run is scaled to more."""
+
 Name = Annotated[
     str | None,
     typer.Argument(
@@ -36,6 +40,16 @@ Set = Annotated[
         metavar="SECTION.KEY=VALUE",
         help="Change one value of the recipe, written as in TOML; may be repeated.",
         show_default="the recipe as it is",
+    ),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        "--scale",
+        metavar="X",
+        help="Train X times as many epochs; ramps, milestones and whatever else counts epochs "
+        "keep their proportion to the run. 0.1 is a tenth. After --set.",
+        show_default="the recipe's epochs",
     ),
 ]
 Out = Annotated[
@@ -80,6 +94,7 @@ Threads = Annotated[
 def train(
     recipe: Name = None,
     settings: Set = None,
+    scale: Scale = None,
     out: Out = None,
     resume: Resume = None,
     data_dir: options.DataDir = None,
@@ -100,6 +115,7 @@ def train(
       taut train demo
       taut train mnist-0.3-ibp --data-dir data --threads 2
       taut train demo --set train.epochs=5 --set method.kappa_end=0 --out runs/a
+      taut train sabr/mnist-0.1-sabr --scale 0.1 --data-dir data
       taut train --resume runs/a
     """
     from taut.api import fitting
@@ -108,13 +124,14 @@ def train(
     if resume is None:
         if recipe is None:
             raise ConfigError("name a recipe (see `taut recipes`), or a run to --resume")
-        changed = _recipe(recipe, settings or [])
-        path = out if out is not None else Path("runs") / Path(recipe).stem
+        changed = _recipe(recipe, settings or [], scale)
+        path = out if out is not None else default_folder(recipe)
         opened = _new_run(changed, path, data_dir, device, threads)
     else:
-        if recipe is not None or settings or out is not None:
+        if recipe is not None or settings or scale is not None or out is not None:
             raise ConfigError(
-                "--resume goes on with a run as it was started; leave out RECIPE, --set and --out"
+                "--resume goes on with a run as it was started; leave out RECIPE, --set, --scale "
+                "and --out"
             )
         opened = _old_run(resume, data_dir, device, threads)
     with opened as (plan, folder):
@@ -128,10 +145,31 @@ def train(
     note(f"next: taut certify {folder.path}", as_json)
 
 
-def _recipe(name: str, settings: list[str]) -> Recipe:
+def _recipe(name: str, settings: list[str], scale: float | None) -> Recipe:
+    """Return the recipe as it is trained, which is what the run folder keeps."""
     from taut.training import apply_overrides, load
 
-    return apply_overrides(load(name), settings)
+    chosen = apply_overrides(load(name), settings)
+    if scale is None:
+        return chosen
+    if not 0.0 < scale < math.inf:
+        raise ConfigError(
+            f"--scale must be a number above 0, such as 0.1 for a tenth of the run; got {scale:g}"
+        )
+    if scale * chosen.train.epochs > MOST_EPOCHS:
+        raise ConfigError(
+            f"--scale {scale:g} makes more than {MOST_EPOCHS:,} epochs of {chosen.train.epochs}; "
+            "give a smaller one"
+        )
+    return chosen.scaled(scale)
+
+
+def default_folder(recipe: str) -> Path:
+    """Return the run folder named after a recipe; dots in its name do not end it."""
+    from taut.training import names
+
+    name = recipe if recipe in names() else Path(recipe).name.removesuffix(".toml")
+    return Path("runs") / name
 
 
 def _plan(recipe: Recipe, data_dir: Path | None, device: str | None, threads: int | None) -> Plan:

@@ -156,8 +156,11 @@ class Recipe:
             raise ConfigError(f"a recipe is scaled by a positive number; got {factor:g}")
         epochs = max(1, math.floor(self.train.epochs * factor + 0.5))
         share = epochs / self.train.epochs
-        average_from = min(scaled(self.train, share).average_from, epochs - 1)
-        train = dataclasses.replace(self.train, average_from=0)
+        first = self.train.average_from
+        average_from = min(max(math.floor(first * share + 0.5), min(first, 1)), epochs - 1)
+        train = dataclasses.replace(
+            self.train, average_from=0
+        )  # else none might be left to average
         return dataclasses.replace(
             self,
             method=self.method.scaled(share),
@@ -267,7 +270,9 @@ def load(name_or_path: str | Path) -> Recipe:
     else:
         source = Path(name_or_path)
         if not source.is_file():
-            raise unknown("recipe", name, name, sorted(known), "no such file; recipes:")
+            has = f"no such file; `taut recipes` lists {len(known)}, among them"
+            short = [each for each in sorted(known) if "/" not in each]
+            raise unknown("recipe", name, name, sorted(known), has, short)
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -59,14 +59,22 @@ def build(cls: type[T], table: Any, where: str) -> T:
 
 
 def unknown(
-    kind: str, shown: str, given: str, known: Iterable[str], has: str = "known:"
+    kind: str,
+    shown: str,
+    given: str,
+    known: Iterable[str],
+    has: str = "known:",
+    listed: Iterable[str] | None = None,
 ) -> ConfigError:
-    """Return the error for a name that does not exist, with the nearest one that does."""
+    """Return the error for a name that does not exist, with the nearest one that does.
+
+    It lists all known names, or those of ``listed`` where there are too many.
+    """
     names = list(known)
     close = difflib.get_close_matches(given, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    listed = ", ".join(names) if names else "nothing"
-    return ConfigError(f"unknown {kind} {shown!r}{hint} ({has} {listed})")
+    text = ", ".join(names if listed is None else listed) or "nothing"
+    return ConfigError(f"unknown {kind} {shown!r}{hint} ({has} {text})")
 
 
 def describe(value: Any) -> str:
