@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from training_helpers import MemorySink, blobs, same_bits, tiny_net, weights
 
-from taut.bounds import method_named
+from taut.bounds import interval, method_named
 from taut.errors import ConfigError
 from taut.graph import Graph, trace
 from taut.models import ParamRamp
@@ -325,3 +325,14 @@ def test_what_the_model_or_the_run_lacks_is_said(
 def test_fields_out_of_range_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"activation.{next(iter(fields))}"):
         ActivationSchedule(**fields)
+
+
+def test_without_slope_and_range_a_ramp_is_constant() -> None:
+    """eta = 0 and r -> 0: the values and all interval bounds go to 0."""
+    ramp = ParamRamp((6,), eta=0.0, r=1e-4)
+    net = trace(nn.Sequential(nn.Linear(4, 6), ramp, nn.Linear(6, 3)), (4,)).instance()
+    x = torch.rand(5, 4)
+    known = interval.propagate(net, Box.around(x, 0.3))
+    bounds = known.at(2)
+    assert bool((bounds.lower >= -1e-12).all())
+    assert bool((bounds.upper <= 1e-4 + 1e-12).all())
