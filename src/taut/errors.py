@@ -8,6 +8,10 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import torch
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
 
 class TautError(Exception):
     """Base class of every error taut raises on purpose."""
@@ -35,3 +39,16 @@ class UnsupportedOperator(ModelError):  # noqa: N818 - the field's word, and the
 
 class RunError(TautError):
     """A run folder is missing, holds another run, or is damaged."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; the CPU allocator has no class of its own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(words in text for words in _OUT_OF_MEMORY)

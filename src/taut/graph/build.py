@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from taut.errors import ModelError, UnsupportedOperator
+from taut.errors import ModelError, UnsupportedOperator, first_line
 from taut.graph.draw import Drawing
 from taut.graph.folding import foldable, pixel_major
 from taut.graph.graph import Graph, Step
-from taut.graph.messages import alternatives, first_line, named, source_line
+from taut.graph.messages import alternatives, named, source_line
 from taut.graph.probe import (
     BATCH,
     BatchSize,

@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from taut.errors import ModelError, TautError
+from taut.errors import ModelError, TautError, first_line, out_of_memory
 from taut.graph.lower import lowered
-from taut.graph.messages import first_line, out_of_memory, place_of, untraceable
+from taut.graph.messages import place_of, untraceable
 from taut.graph.probe import BATCH, version_of
 from taut.operators.base import Shape
 from taut.operators.registry import BUILDERS

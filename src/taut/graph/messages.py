@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from taut.errors import ModelError
+from taut.errors import ModelError, first_line
 from taut.operators.registry import BUILDERS, describe
 
 _FOREIGN = tuple(
@@ -28,19 +28,6 @@ _FOREIGN = tuple(
 _SITE = ("/site-packages/", "/dist-packages/")  # they lie inside the standard library's folder
 _STAPLES = ("nn.Linear", "nn.Conv2d", "nn.ReLU")
 _NEAREST = 10
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whichever device, and no more than that."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return any(words in text for words in ("can't allocate memory", "not enough memory"))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def source_line(node: fx.Node) -> str:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from taut.errors import ModelError, UnsupportedOperator
-from taut.graph.messages import first_line, named, out_of_memory, source_line
+from taut.errors import ModelError, UnsupportedOperator, first_line, out_of_memory
+from taut.graph.messages import named, source_line
 from taut.graph.reading import Expression, writes_in_place
 from taut.operators.registry import Live
 

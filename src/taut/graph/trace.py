@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from taut.errors import ModelError
+from taut.errors import ModelError, out_of_memory
 from taut.graph.build import build
 from taut.graph.draw import (
     Drawing,
@@ -22,7 +22,6 @@ from taut.graph.draw import (
     unwrapped,
 )
 from taut.graph.graph import Graph
-from taut.graph.messages import out_of_memory
 from taut.graph.probe import BATCH
 from taut.operators.base import Shape
 

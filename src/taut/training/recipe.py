@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from taut.errors import ConfigError
+from taut.errors import ConfigError, first_line
 from taut.training.activation import ActivationSchedule
 from taut.training.choose import AXES, choose
 from taut.training.methods import GridPoint, Method
@@ -285,8 +285,7 @@ def loads(text: str, name: str = "recipe") -> Recipe:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers that are too long
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{name} is not valid TOML: {reason}") from error
+        raise ConfigError(f"{name} is not valid TOML: {first_line(error)}") from error
     try:
         return from_dict(table)
     except ConfigError as error:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from taut.attacks import evaluating
-from taut.errors import DataError, ModelError
+from taut.errors import DataError, ModelError, first_line, out_of_memory
 from taut.property import check_labels
-from taut.verify.memory import is_out_of_memory
 
 _PRECISIONS = (torch.float32, torch.float64)
 
@@ -77,10 +76,11 @@ def check_model(model: nn.Module, image: Tensor, y: Tensor, count: int) -> None:
         with evaluating(model), torch.no_grad():
             logits = model(image)
     except (RuntimeError, ValueError, IndexError) as error:
-        if is_out_of_memory(error):
+        if out_of_memory(error):
             return  # the cascade says so, image by image
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"the model does not accept images of shape {shape}: {reason}") from error
+        raise ModelError(
+            f"the model does not accept images of shape {shape}: {first_line(error)}"
+        ) from error
     except MemoryError:
         return
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:

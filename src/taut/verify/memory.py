@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
+from taut.errors import out_of_memory
 
 Result = TypeVar("Result")
-
-_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; the CPU allocator has no class of its own."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in _MESSAGES)
 
 
 def in_halves(
@@ -30,7 +21,7 @@ def in_halves(
     try:
         return work(rows)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not out_of_memory(error):
             raise
     # Outside the handler the failed attempt's frames, and the tensors they hold, are freed.
     if len(rows) == 1:

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import fx
 
-from taut.errors import ModelError, UnsupportedOperator
+from taut.errors import ModelError, UnsupportedOperator, first_line
 from taut.formats.onnx import elementwise, layers, pooling, shapes  # noqa: F401 - their rules
 from taut.formats.onnx.call import RULES, TAKES_BIAS, Call, Operand
 from taut.formats.onnx.network import OnnxNetwork
 from taut.formats.onnx.read import Array, Port, check_weights, opset_of, ports, read_model
 from taut.formats.onnx.value import Builder, Value
-from taut.graph.messages import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from taut.errors import ConfigError, ModelError
-from taut.graph.messages import first_line
+from taut.errors import ConfigError, ModelError, first_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto

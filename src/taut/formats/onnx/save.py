@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from taut.errors import ConfigError, ModelError, TautError
+from taut.errors import ConfigError, ModelError, TautError, first_line
 from taut.formats.onnx.load import network_of
 from taut.formats.onnx.read import require_onnx
 from taut.graph import trace
-from taut.graph.messages import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
