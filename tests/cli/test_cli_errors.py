@@ -38,7 +38,7 @@ WRONG = [
     (["train", TINY, "--set", "data.name=mnist", "--data-dir", "."], "taut data get mnist"),
     (["train", TINY, "--device", "tpu"], "train.device must be one of auto, cpu, cuda"),
     (["train", TINY, "--out", RUN], "already holds a train run"),
-    (["train", TINY, "--resume", RUN], "leave out RECIPE, --set and --out"),
+    (["train", TINY, "--resume", RUN], "leave out RECIPE, --set, --scale and --out"),
     (["train", "--resume", "nosuch"], "nosuch is no run folder"),
     (["train", "--resume", f"{RUN}/.."], "is no run folder"),
     # networks and their images

@@ -104,9 +104,10 @@ def train(
 ) -> None:
     """Train a network by a recipe and leave everything in a run folder.
 
-    Every epoch ends with an evaluation on the validation split: natural accuracy, and attacked and
-    certified accuracy at the recipe's certify.eps. Then a checkpoint is written, so that a run which was
-    killed goes on with --resume and ends in the same weights, to the bit with one CPU thread.
+    Every epoch ends with an evaluation on the validation split: natural accuracy, and attacked
+    and certified accuracy at the recipe's certify.eps. Then a checkpoint is written, so that a
+    run which was killed goes on with --resume and ends in the same weights, to the bit with one
+    CPU thread.
 
     The folder gets config.json, metrics.jsonl, TensorBoard events and checkpoint.pt; at the end
     model.safetensors and summary.json (accuracies on validation images).
