@@ -106,6 +106,21 @@ def test_expressive_losses_equal_their_formulas(
     assert_same_loss(losses.total, wanted, model)
 
 
+@pytest.mark.parametrize("natural", [0.3, 1.0])
+def test_the_sum_takes_in_the_natural_loss(natural: float) -> None:
+    model, (x, y) = mlp(), batch()
+    progress = at()
+    assert progress.seeds is not None
+    attack = TrainingAttack(steps=2, step=0.5)
+    fields = {"alpha": 0.2, "natural": natural, "attack": {"steps": 2, "step": 0.5}}
+    point = attacked_points(model, x, y, EPS, attack, progress.seeds)
+    layers = affine_layers(model, x)
+    rest = by_hand(Sum, 0.2, layers, *ends(x, EPS), y, point)
+    wanted = natural * cross_entropies(logits_of(layers, x), y).mean() + (1 - natural) * rest
+    losses = choose("mtl-ibp", fields).loss(traced(model), x, y, progress)
+    assert_same_loss(losses.total, wanted, model)
+
+
 def test_clean_statistics_normalise_where_asked_for() -> None:
     model, (x, y) = mlp(norm=True), batch()
     method = choose("mtl-ibp", {"statistics": "clean"})
