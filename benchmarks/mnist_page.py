@@ -91,11 +91,10 @@ def _errors(title: str, eps: float, rows: list[Mapping[str, Any]]) -> str:
                 _spread([f["attacked"] for f in first]),
                 _spread([r["ibp"] for r in group]),
                 _spread([f["verified"] for f in first]),
-                f"{statistics.mean(r['seconds'] for r in group) / 60:.0f}",
                 published.get(group[0]["label"], ""),
             ]
         )
-    head = ["method", "seeds", "natural", "PGD", "IBP", "cascade", "minutes", "published"]
+    head = ["method", "seeds", "natural", "PGD", "IBP", "cascade", "published"]
     return (
         f"## {title}: eps {eps}\n\n{one['digits']:,} digits, {one['epochs']} epochs, "
         f"{one['date']}.\n\n" + _table(head, body)
@@ -123,14 +122,17 @@ def _grid(rows: list[Mapping[str, Any]]) -> str:
 def _states(eps: float, rows: list[Mapping[str, Any]]) -> str:
     body = []
     for group in _grouped(rows):
-        dead = group[0]["dead"]
+        shares = group[0]["dead"]
+        left = [d - b for d, b in zip(shares["dead"], shares["blocked"], strict=True)]
         cells = [
-            " / ".join(f"{v:.0f}" for v in dead[name]) for name in ("dead", "blocked", "unstable")
+            " / ".join(f"{v:.0f}" for v in values)
+            for values in (left, shares["blocked"], shares["unstable"])
         ]
         body.append([group[0]["label"], *cells])
-    head = ["method", "dead", "of them right of r", "unstable"]
+    head = ["method", "dead (left of 0)", "right of r", "unstable"]
     return (
         f"## States of neurons: eps {eps}\n\nShares in percent of neurons over the balls of the "
-        "first 1,000 test digits, by interval bounds, layer by layer. Dead: no gradient "
-        "anywhere in the ball.\n\n" + _table(head, body)
+        "first 1,000 test digits, by interval bounds, layer by layer. Dead: the whole interval lies "
+        "left of 0. Beyond r a ParamRamp passes the slope eta on, 0 in the end, and its value is "
+        "r.\n\n" + _table(head, body)
     )
