@@ -133,6 +133,6 @@ def _states(eps: float, rows: list[Mapping[str, Any]]) -> str:
     return (
         f"## States of neurons: eps {eps}\n\nShares in percent of neurons over the balls of the "
         "first 1,000 test digits, by interval bounds, layer by layer. Dead: the whole interval "
-        "lies left of 0. Beyond r a ParamRamp passes the slope eta on, 0 in the end, and its value is "
-        "r.\n\n" + _table(head, body)
+        "lies left of 0. Beyond r a ParamRamp passes the slope eta on, 0 in the end, and its value "
+        "is r.\n\n" + _table(head, body)
     )
