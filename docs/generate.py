@@ -291,10 +291,16 @@ def datasets() -> str:
 def augmentations() -> str:
     """Return the augmentations by name."""
     rows = (
-        (code(name), "yes" if a.flip else "no", str(a.pad), code(a.mode) if a.pad else "-")
+        (
+            code(name),
+            "yes" if a.flip else "no",
+            str(a.pad),
+            code(a.mode) if a.pad else "-",
+            "as it was" if a.crop is None else f"{a.crop} x {a.crop}",
+        )
         for name, a in AUGMENTATIONS.items()
     )
-    return table(("name", "flip", "shift, pixels", "filled with"), rows)
+    return table(("name", "flip", "shift, pixels", "filled with", "size"), rows)
 
 
 def networks() -> str:

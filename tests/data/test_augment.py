@@ -95,13 +95,15 @@ def test_images_of_a_batch_are_drawn_apart():
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_generator_decides_everything(name):
-    augment, images = find_augmentation(name), noise(32, 3, 8, 8)
+    augment = find_augmentation(name)
+    size = 8 if augment.crop is None else augment.crop
+    images = noise(32, 3, size + 8, size + 8) if augment.crop else noise(32, 3, size, size)
     before = torch.get_rng_state()
     first = augment(images, generator(4))
     assert torch.equal(first, augment(images, generator(4)))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first, augment(images, generator(5))) == (name == "none")
-    assert first.shape == images.shape
+    assert first.shape == (32, 3, size, size)
 
 
 def test_presets_are_those_of_the_literature():
@@ -109,6 +111,7 @@ def test_presets_are_those_of_the_literature():
     assert AUGMENTATIONS["flip-crop4-zeros"] == Augment(True, 4, "zeros", None)
     assert AUGMENTATIONS["flip-crop4-edge"] == Augment(True, 4, "edge", None)
     assert AUGMENTATIONS["flip-crop2-edge"] == Augment(True, 2, "edge", None)
+    assert AUGMENTATIONS["flip-crop56"] == Augment(flip=True, crop=56)
     with pytest.raises(ConfigError, match=r"'rotate'.*flip-crop4-zeros"):
         find_augmentation("rotate")
 

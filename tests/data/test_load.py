@@ -196,7 +196,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
 
 
 def test_unknown_names_list_the_known_ones(tiny, tmp_path):
-    with pytest.raises(ConfigError, match=r"'cifar'.*mnist, fashion-mnist, cifar10, mnist-5k"):
+    with pytest.raises(ConfigError, match=r"'cifar'.*mnist, fashion-mnist, cifar10, tiny-imagenet"):
         load("cifar", "test")
     with pytest.raises(ConfigError, match=r"no split 'val'.*train\+validation"):
         load(tiny.dataset, "val", tmp_path)

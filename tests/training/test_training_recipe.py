@@ -57,7 +57,7 @@ eps = 0.3
 def test_recipes_that_come_with_taut_are_whole(name: str) -> None:
     recipe = load(name)
     assert recipe.title
-    assert recipe.data.name in {*DATASETS, "tiny-imagenet", "tiny-imagenet-56"}
+    assert recipe.data.name in DATASETS
     assert recipe.data.augment in AUGMENTATIONS
     assert recipe.model.name in MODELS
     assert from_dict(recipe.to_dict()) == recipe

@@ -54,10 +54,12 @@ def list_command(data_dir: DataDir = None, as_json: Json = False) -> None:
     from rich.table import Table
 
     console = _console()
-    table = Table("name", "shape", "classes", "train", "validation", "test", "found")
+    table = Table(
+        "name", "shape", "classes", "train", "validation", "test", "found", collapse_padding=True
+    )
     for row in rows:
         sizes = (f"{row['splits'][name]:,}" for name in ("train", "validation", "test"))
-        found = "yes" if row["folder"] else "no"
+        found = "yes" if row["folder"] else ", ".join(row["parts"]) or "no"
         table.add_row(
             row["name"], _shape(row["input_shape"]), str(len(row["classes"])), *sizes, found
         )
@@ -93,15 +95,16 @@ def get_command(
 def show_command(name: Name, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show a data set: splits, images per class, where its files are and their checksums.
 
-    Reads every file. A file that is not the published one makes the command fail.
+    Reads every file. A file that is not the published one makes the command fail. Counts are those
+    of the splits that are there; the others have their published sizes.
     """
     dataset = find_dataset(name)
     facts = _summary(dataset, data_dir)
     facts["source"] = dataset.source
     facts["files"] = _files(dataset, data_dir)
     faults = [file["fault"] for file in facts["files"] if file["fault"]]
-    complete = facts["folder"] is not None and not faults
-    facts["images_per_class"] = _counts(dataset, data_dir) if complete else None
+    whole = bool(facts["parts"]) and not faults
+    facts["images_per_class"] = _counts(dataset, facts["parts"], data_dir) if whole else None
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
@@ -111,8 +114,9 @@ def show_command(name: Name, data_dir: DataDir = None, as_json: Json = False) ->
 
 
 def _summary(dataset: Dataset, data_dir: Path | None) -> dict[str, Any]:
-    places = [find(dataset, part, data_dir) for part in dataset.cuts]
-    folders = dict.fromkeys(str(place.folder) for place in places if place is not None)
+    places = {part: find(dataset, part, data_dir) for part in dataset.cuts}
+    found = (str(place.folder) for place in places.values() if place is not None)
+    folders = dict.fromkeys(found)
     return {
         "name": dataset.name,
         "title": dataset.title,
@@ -120,7 +124,8 @@ def _summary(dataset: Dataset, data_dir: Path | None) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "splits": {name: split.size for name, split in dataset.splits.items()},
         "augmentation": dataset.augmentation,
-        "folder": ", ".join(folders) if None not in places else None,
+        "parts": [part for part, place in places.items() if place is not None],
+        "folder": None if None in places.values() else ", ".join(folders),
         "remedy": remedy(dataset, data_dir),
     }
 
@@ -132,14 +137,23 @@ def _files(dataset: Dataset, data_dir: Path | None) -> list[dict[str, Any]]:
         place = find(dataset, part, data_dir)
         for file, path in place.files if place is not None else ():
             rows.append({"part": part, "path": str(path), "fault": fault(path, file)})
+        if place is not None and place.layout.tree is not None:  # read_part tells its faults
+            rows.append({"part": part, "path": str(place.folder), "fault": None})
     return rows
 
 
-def _counts(dataset: Dataset, data_dir: Path | None) -> dict[str, list[int]]:
-    """Return images per class of each split; every part is read once."""
-    labels = {part: read_part(dataset, part, data_dir)[1] for part in dataset.cuts}
-    counts = {}
+def _counts(
+    dataset: Dataset, parts: list[str], data_dir: Path | None
+) -> dict[str, list[int] | None]:
+    """Return images per class of each split, None where its part is not there.
+
+    Every part is read once.
+    """
+    labels = {part: read_part(dataset, part, data_dir)[1] for part in parts}
+    counts: dict[str, list[int] | None] = dict.fromkeys(dataset.splits)
     for name, split in dataset.splits.items():
+        if split.part not in labels:
+            continue
         index = members(dataset, split, labels[split.part])
         chosen = labels[split.part] if index is None else labels[split.part][index]
         counts[name] = [int((chosen == label).sum()) for label in range(len(dataset.classes))]
@@ -157,19 +171,23 @@ def _print(facts: dict[str, Any], dataset: Dataset, data_dir: Path | None) -> No
         f"{_shape(facts['input_shape'])} pixels, {len(facts['classes'])} classes, usual training "
         f"augmentation: {facts['augmentation']}",
     )
-    counts = facts["images_per_class"]
+    counts = {name: each for name, each in (facts["images_per_class"] or {}).items() if each}
     table = Table("class", *facts["splits"], title="images")
     for label, title in enumerate(facts["classes"] if counts else ()):
-        table.add_row(title, *(f"{counts[name][label]:,}" for name in facts["splits"]))
+        cells = (f"{counts[name][label]:,}" if name in counts else "-" for name in facts["splits"])
+        table.add_row(title, *cells)
     table.add_section()
-    table.add_row("all", *(f"{size:,}" for size in facts["splits"].values()))
+    sizes = {**facts["splits"], **{name: sum(each) for name, each in counts.items()}}
+    table.add_row("all", *(f"{size:,}" for size in sizes.values()))
     console.print(table)
     for file in facts["files"]:
-        state = "differs from the published file" if file["fault"] else "checksum good"
+        good = "names and numbers good" if Path(file["path"]).is_dir() else "checksum good"
+        state = "differs from the published file" if file["fault"] else good
         _line(console, f"{file['part']}: {file['path']}: {state}")
     if facts["folder"] is None:
         searched = ", ".join(str(root) for root in roots(dataset, data_dir))
-        _line(console, f"not found (searched {searched or dataset.package})")
+        absent = ", ".join(part for part in dataset.cuts if part not in facts["parts"])
+        _line(console, f"{absent} not found (searched {searched or dataset.package})")
         _line(console, f"run {facts['remedy']}")
 
 

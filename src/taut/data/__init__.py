@@ -2,11 +2,12 @@
 
     >>> import taut.data
     >>> sorted(taut.data.DATASETS)
-    ['cifar10', 'fashion-mnist', 'mnist', 'mnist-5k']
+    ['cifar10', 'fashion-mnist', 'mnist', 'mnist-5k', 'tiny-imagenet', 'tiny-imagenet-56']
 
 Splits are ``train``, ``validation``, ``train+validation`` and ``test``. MNIST, Fashion-MNIST
 and CIFAR-10 have an official training and test part; ``validation`` is held out of the
-official training part, which as a whole is ``train+validation``.
+official training part, which as a whole is ``train+validation``. So it is with Tiny-ImageNet,
+whose official validation part is ``test`` here: its own test images have no labels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from taut.data.augment import AUGMENTATIONS, Augment, find_augmentation
 from taut.data.batches import batches, steps
 from taut.data.describe import Dataset
 from taut.data.download import get
-from taut.data.images import ImageSet
+from taut.data.images import ImageSet, centre
 from taut.data.locate import PathLike
 from taut.data.read import read_part
 from taut.data.registry import DATASETS, find_dataset, find_split
@@ -48,7 +49,8 @@ def load(
 
     Files are looked for in ``data_dir``, then in the folder that the environment variable
     ``TAUT_DATA`` names, then in the user's cache, and each is checked against its published
-    SHA-256.
+    SHA-256. The JPEG files of Tiny-ImageNet have no published sums; they are decoded once into
+    the user's cache (:mod:`taut.data.decoded`).
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def load(
     Raises
     ------
     ConfigError
-        When the data set or the split is unknown.
+        When the data set or the split is unknown, or JPEG files need Pillow, which is not there.
     DataError
         When files are missing or damaged; the message says where was searched and what to run.
 
@@ -75,10 +77,12 @@ def load(
     index = members(dataset, chosen, labels)
     if index is not None:
         images, labels = images[index], labels[index]
+    wide = torch.from_numpy(images).to(device)
     return ImageSet(
-        torch.from_numpy(images).to(device),
+        centre(wide, dataset.margin),
         torch.from_numpy(labels).to(device),
         dataset.name,
         split,
         dataset.classes,
+        wide if dataset.margin else None,
     )

@@ -162,6 +162,8 @@ AUGMENTATIONS: dict[str, Augment] = {
     "flip-crop4-edge": Augment(flip=True, pad=4, mode="edge"),
     # CIFAR-10 of Shi et al. (2021), SABR and CTBench.
     "flip-crop2-edge": Augment(flip=True, pad=2, mode="edge"),
+    # Tiny-ImageNet at 56 x 56, random crops of 64 x 64: Xu et al. (2020), LBP and SABR.
+    "flip-crop56": Augment(flip=True, crop=56),
 }
 """The augmentations of published training settings, by name."""
 

@@ -51,7 +51,8 @@ def batches(
     drop_last
         Leave out a last batch that is not full.
     augment
-        Augmentation; it needs ``shuffle``.
+        Augmentation; it needs ``shuffle``. With a ``crop`` it reads the margin of the set, where
+        there is one; anything else sees the images without it.
 
     Yields
     ------
@@ -62,14 +63,22 @@ def batches(
     Raises
     ------
     ConfigError
-        When the batch size is below 1, or there is an augmentation but no generator.
+        When the batch size is below 1, there is an augmentation but no generator, or it makes
+        images of another size than the set's.
     DataError
-        When the set has too few images for a single batch.
+        When the set has too few images for a single batch, or too small ones for the crop.
 
     """
     count = steps(len(images), batch_size, drop_last=drop_last)
     if augment is not None and shuffle is None:
         raise ConfigError("augmentation draws from the generator `shuffle`; pass one")
+    if augment is not None:
+        made, seen = augment.size(_source(images, augment)[:1]), images.shape[1:]
+        if made != seen:
+            raise ConfigError(
+                f"the augmentation makes {made[0]} x {made[1]} pixels of {images.name}, whose "
+                f"images have {seen[0]} x {seen[1]}; choose another augmentation or data set"
+            )
     if count == 0:
         raise DataError(
             f"{images.name} {images.split} has {len(images)} images, too few for one batch of "
@@ -83,14 +92,21 @@ def batches(
     return _generate(images, torch.split(order[: count * batch_size], batch_size), shuffle, augment)
 
 
+def _source(images: ImageSet, augment: Augment | None) -> Tensor:
+    """Return what an augmentation reads: the images, with their margin for a random crop."""
+    cropped = augment is not None and augment.crop is not None
+    return images.wide if cropped and images.wide is not None else images.images
+
+
 def _generate(
     images: ImageSet,
     indices: tuple[Tensor, ...],
     generator: torch.Generator | None,
     augment: Augment | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    source = _source(images, augment)
     for index in indices:
-        chosen = images.images[index]
+        chosen = source[index]
         if augment is not None and generator is not None:
             chosen = augment(chosen, generator)
         yield as_pixels(chosen), images.labels[index], index

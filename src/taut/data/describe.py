@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["idx", "cifar-python", "cifar-binary", "digits"]
+Format = Literal["idx", "cifar-python", "cifar-binary", "digits", "image-tree"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,26 @@ class File:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """Folders of single images: too many for a checksum each.
+
+    Parameters
+    ----------
+    classes
+        Names of the folders of the classes; the label is the position.
+    needs
+        For each part, what has to be there below the folder of the layout.
+    partial
+        Parts that may have fewer images than were published.
+
+    """
+
+    classes: tuple[str, ...]
+    needs: Mapping[str, tuple[str, ...]]
+    partial: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Layout:
     """One way the files lie on disk.
 
@@ -44,13 +64,21 @@ class Layout:
     folders
         Folders below a place of the search path, tried in order; ``"."`` is the place itself.
     parts
-        The files of each part, in reading order (idx: images, then labels).
+        The files of each part, in reading order (idx: images, then labels); none for a tree.
+    tree
+        Describes single images, for the format ``image-tree``.
 
     """
 
     format: Format
     folders: tuple[str, ...]
     parts: Mapping[str, tuple[File, ...]]
+    tree: Tree | None = None
+
+    def needs(self, part: str) -> tuple[str, ...]:
+        """Return what a part needs below the folder: names of files, or parts of a tree."""
+        named = tuple(file.name for file in self.parts[part])
+        return named if self.tree is None else (*named, *self.tree.needs[part])
 
 
 @dataclass(frozen=True)
@@ -106,7 +134,7 @@ class Dataset:
     name, title, source
         The name users type, a line that says what it is, and whom to cite.
     input_shape
-        ``(channels, height, width)``.
+        ``(channels, height, width)`` of the images that networks see.
     classes
         Class names; the label is the position.
     cuts
@@ -125,6 +153,14 @@ class Dataset:
         The PyPI package that ships the files; such a set has no downloads.
     remedy
         For a set with a package, the command that repairs an installation of it.
+    archive
+        Address of the zip file of a set that users fetch and unpack themselves.
+    margin
+        Pixels of the files around the images that networks see, from which only random crops
+        take any.
+    family
+        Name of the data set that has the same files, and so the same splits; empty for the
+        set's own.
 
     """
 
@@ -141,6 +177,15 @@ class Dataset:
     downloads: tuple[Download, ...] = ()
     package: str | None = None
     remedy: str = ""
+    archive: str = ""
+    margin: int = 0
+    family: str = ""
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of the images in the files."""
+        channels, height, width = self.input_shape
+        return channels, height + 2 * self.margin, width + 2 * self.margin
 
     def part_size(self, part: str) -> int:
         """Return the number of images that a part was published with."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from taut.data.content import check_sum, fault
 from taut.data.describe import Dataset, Download, File
-from taut.data.locate import VARIABLE, PathLike, find_in, roots, search_path
+from taut.data.locate import VARIABLE, PathLike, find, find_in, roots, search_path
 from taut.data.progress import Meter
 from taut.data.read import read_part
 from taut.data.registry import find_dataset
@@ -59,12 +59,15 @@ def get(
         When the name is unknown.
     DataError
         When no mirror serves a good copy, with what each answered, or the folder
-        cannot be written, or the set ships with a package that is not installed.
+        cannot be written, or the set ships with a package that is not installed, or is one
+        to fetch and unpack yourself (its files are checked where they are found).
 
     """
     dataset = find_dataset(name) if isinstance(name, str) else name
     if dataset.package is not None:
         return _shipped(dataset)
+    if dataset.archive:
+        return _unpacked(dataset, data_dir)
     root = search_path(data_dir)[0].path
     folder = _complete(dataset, root)
     if folder is not None:
@@ -104,6 +107,14 @@ def _shipped(dataset: Dataset) -> Path:
         read_part(dataset, part)  # raises when it is missing or damaged, and says what to run
     folders = [_complete(dataset, root.path) for root in roots(dataset)]
     return next(folder for folder in folders if folder is not None)
+
+
+def _unpacked(dataset: Dataset, data_dir: PathLike | None) -> Path:
+    """Return the folder of a set that the user fetches: it is found and read as a whole."""
+    for part in dataset.cuts:
+        read_part(dataset, part, data_dir)  # raises when it is not there, and says what to run
+    places = [find(dataset, part, data_dir) for part in dataset.cuts]
+    return next(place.folder for place in places if place is not None)
 
 
 def _fetch_archive(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,10 @@ class ImageSet:
         Which data set and which split of it, for reports.
     classes
         Class names.
+    wide
+        ``(N, C, H + 2m, W + 2m)`` or None: the images with a margin of m pixels, of which
+        ``images`` is the centre. Only random crops in training read it, see
+        :func:`taut.data.batches`.
 
     Raises
     ------
@@ -51,6 +55,7 @@ class ImageSet:
     name: str
     split: str
     classes: tuple[str, ...]
+    wide: Tensor | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -69,6 +74,8 @@ class ImageSet:
                 f"images are on {images.device} but labels on {labels.device}; "
                 "put both on one device"
             )
+        if self.wide is not None:
+            _check_margin(images, self.wide)
 
     @classmethod
     def from_tensors(
@@ -142,7 +149,7 @@ class ImageSet:
             )
         if isinstance(index, Tensor):
             index = index.to(self.device)
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        return self._mapped(lambda values: values[index])
 
     def first(self, count: int) -> ImageSet:
         """Return the first ``count`` images, or raise :class:`DataError` when there are fewer."""
@@ -170,7 +177,16 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> ImageSet:
         """Return the set on another device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        return self._mapped(lambda values: values.to(device))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> ImageSet:
+        """Return the set with its tensors changed; the images stay a view of ``wide``."""
+        if self.wide is None:
+            images, wide = change(self.images), None
+        else:
+            wide = change(self.wide)
+            images = centre(wide, (self.wide.shape[2] - self.images.shape[2]) // 2)
+        return replace(self, images=images, labels=change(self.labels), wide=wide)
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))
@@ -183,6 +199,28 @@ class ImageSet:
 def as_pixels(images: Tensor) -> Tensor:
     """Return bytes as float32 in [0, 1] (k / 255, rounded once); float32 as it is, uncopied."""
     return images.to(torch.float32).div_(255.0) if images.dtype == torch.uint8 else images
+
+
+def centre(wide: Tensor, margin: int) -> Tensor:
+    """Return images ``(N, C, H, W)`` without ``margin`` pixels on every side, as a view."""
+    height, width = wide.shape[2:]
+    return wide[:, :, margin : height - margin, margin : width - margin]
+
+
+def _check_margin(images: Tensor, wide: Tensor) -> None:
+    margins = [(b - a) / 2 for a, b in zip(images.shape[2:], wide.shape[2:], strict=True)]
+    if (
+        wide.dtype != images.dtype
+        or wide.device != images.device
+        or wide.shape[:2] != images.shape[:2]
+        or margins[0] != margins[1]
+        or margins[0] < 0
+        or not margins[0].is_integer()
+    ):
+        raise DataError(
+            f"images {images.dtype} {tuple(images.shape)} are not the centre of wide ones "
+            f"{wide.dtype} {tuple(wide.shape)} with one margin on every side, on one device"
+        )
 
 
 def _class_names(classes: int | Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,7 +83,8 @@ def find_in(dataset: Dataset, part: str, root: Path) -> Place | None:
                 for file, path in zip(layout.parts[part], paths, strict=True)
                 if path is not None
             )
-            if len(found) == len(paths):
+            needs = layout.needs(part)[len(paths) :]
+            if len(found) == len(paths) and all((folder / need).exists() for need in needs):
                 return Place(folder, layout, found)
     return None
 
@@ -108,6 +110,10 @@ def remedy(dataset: Dataset, data_dir: PathLike | None = None) -> str:
     """Return the command that brings a data set, for error messages."""
     if dataset.package is not None:
         return dataset.remedy if package_roots(dataset.package) else "pip install 'taut[digits]'"
+    if dataset.archive:
+        target = shlex.quote(str(search_path(data_dir)[0].path))
+        name = dataset.archive.rpartition("/")[2]
+        return f"curl -LO {dataset.archive} && unzip -qo {name} -d {target}"
     where = "" if data_dir is None else f" --data-dir {os.fspath(data_dir)}"
     return f"taut data get {dataset.name}{where}"
 
@@ -131,4 +137,4 @@ def missing(dataset: Dataset, part: str, data_dir: PathLike | None = None) -> Da
 
 
 def _names(dataset: Dataset, part: str) -> str:
-    return ", ".join(file.name for file in dataset.layouts[0].parts[part])
+    return ", ".join(dataset.layouts[0].needs(part))

@@ -15,6 +15,7 @@ from taut.data.describe import Dataset, File, Format
 from taut.data.digits import parse_digits
 from taut.data.idx import parse_idx
 from taut.data.locate import PathLike, Place, find, missing, remedy
+from taut.data.tree import read_tree
 from taut.errors import DataError
 
 Files = tuple[tuple[File, Path], ...]
@@ -25,29 +26,41 @@ def read_part(dataset: Dataset, part: str, data_dir: PathLike | None = None) -> 
     """Find, read and verify one published part.
 
     Every file is checked against its published size and SHA-256, so the result is the
-    data set of that name, never something like it.
+    data set of that name, never something like it. Trees of single images have no published
+    sums: names, numbers and sizes are checked (see :mod:`taut.data.tree`).
 
     Returns
     -------
     images, labels
-        uint8 ``(N, C, H, W)`` and int64 ``(N,)``, in file order.
+        uint8 ``(N, C, H, W)``, with the margin of the data set, and int64 ``(N,)``, in file
+        order.
 
     Raises
     ------
     DataError
         When files are missing, unreadable or not the published ones; it says what to run.
+    ConfigError
+        When a package that decodes images is not installed, or decoded images cannot be kept.
 
     """
     place = find(dataset, part, data_dir)
     if place is None:
         raise missing(dataset, part, data_dir)
+    shape = (dataset.part_size(part), *dataset.stored_shape)
+    tree = place.layout.tree
     try:
-        images, labels = _READERS[place.layout.format](
-            place.files, dataset.part_size(part), dataset.input_shape
-        )
+        if tree is not None:
+            images, labels = read_tree(
+                place.folder, part, tree, shape, dataset.family or dataset.name
+            )
+        else:
+            images, labels = _READERS[place.layout.format](
+                place.files, shape[0], dataset.stored_shape
+            )
     except DataError as error:
         raise DataError(f"{error}; run `{_advice(dataset, place, data_dir)}`") from error
-    shape = (dataset.part_size(part), *dataset.input_shape)
+    if tree is not None and part in tree.partial and len(images) < shape[0]:
+        shape = (len(images), *dataset.stored_shape)
     if images.shape != shape or labels.shape != shape[:1]:
         raise DataError(
             f"{place.folder}: {dataset.name} {part} is described as {shape}, but the files hold "

@@ -1,10 +1,11 @@
 """Fixed splits that no library version can change.
 
 Image ``i`` of part ``p`` of data set ``d`` has the key ``SHA-256("d/p/i")``, with ``i`` in
-decimal. The first 16 bytes of the key rank the images when a part is cut into pieces; the
-last 16 bytes give the order in which a piece is handed out. Random-number generators are
-not promised to give the same permutation for ever; SHA-256 is a published standard
-(FIPS 180-4), so these splits can be computed again in any language.
+decimal; ``d`` is the family of a set that shares its files with others. The first 16 bytes of
+the key rank the images when a part is cut into pieces; the last 16 bytes give the order in
+which a piece is handed out. Random-number generators are not promised to give the same
+permutation for ever; SHA-256 is a published standard (FIPS 180-4), so these splits can be
+computed again in any language.
 
 A part is cut class by class: within a class, images by rank go to the first piece, then
 to the second, and so on. Every piece after the first gets
@@ -96,6 +97,7 @@ def members(dataset: Dataset, split: Split, labels: Indices) -> Indices | None:
     """Return which images of the part make up a split, in order; None for the whole part."""
     if not split.pieces:
         return None
-    by_rank, handed_out = fixed_orders(len(labels), f"{dataset.name}/{split.part}")
+    salt = f"{dataset.family or dataset.name}/{split.part}"
+    by_rank, handed_out = fixed_orders(len(labels), salt)
     pieces = cut(labels, dataset.cuts[split.part], by_rank)
     return handed_out[np.isin(pieces[handed_out], split.pieces)]
