@@ -282,7 +282,9 @@ def main() -> None:
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
     if not options.list:
         held = json.loads(options.results.read_text()) if options.results.exists() else {}
-        options.results.with_suffix(".md").write_text(mnist_page.page(held))
+        options.results.with_suffix(".md").write_text(
+            mnist_page.page(held, [name for name, *_ in plan()])
+        )
 
 
 if __name__ == "__main__":
