@@ -148,3 +148,14 @@ def test_the_constants_of_gated_functions(operator: GELU | SiLU) -> None:
     torch.testing.assert_close(operator.derivative(z), first)
     (second,) = torch.autograd.grad(first.sum(), z)
     torch.testing.assert_close(operator.second(z), second)
+
+
+def test_the_chord_has_no_gradient_where_nothing_bends_however_small_the_ends() -> None:
+    ends = [(0.0, 1e-40), (1e-39, 3e-38), (-1e-38, -1e-39), (0.0, 0.0), (-1e-38, 0.0)]
+    lower = torch.tensor([a for a, _ in ends], requires_grad=True)
+    upper = torch.tensor([b for _, b in ends], requires_grad=True)
+    lines = ReLU().lines(Bounds(lower, upper), "tight")
+    shift = lines.upper_intercept
+    assert shift is not None
+    slopes = torch.autograd.grad((50 * lines.upper_slope + shift).sum(), (lower, upper))
+    assert not any(slope.any() for slope in slopes)

@@ -120,3 +120,9 @@ def test_threshold_falls_linearly_over_its_epochs() -> None:
     found = [rule.threshold_at(epochs) for epochs in (0.0, 2.0, 3.0, 5.0, 6.0, 9.0)]
     assert found == pytest.approx([0.4, 0.4, 0.3, 0.1, 0.0, 0.0])
     assert Bisector(threshold=0.4, threshold_start=2.0, threshold_length=0.0).threshold_at(3) == 0.0
+
+
+def test_norms_that_have_forgotten_a_gradient_give_it_no_weight() -> None:
+    """Without memory of norms a mean can be there still when its norm is zero."""
+    assert bisecting(Overlap(1.0, 0.5, 1.0, 0.0, 1.0)) == Kappas(0.0, 1.0)
+    assert bisecting(Overlap(1.0, 0.5, 1.0, 1.0, 0.0)) == Kappas(1.0, 0.0)

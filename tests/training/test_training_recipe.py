@@ -263,3 +263,11 @@ def test_any_override_gives_a_recipe_or_a_config_error(key: str, value: str) -> 
     base = loads(MINIMAL)
     for text in (key, f"{key}={value}", f"train.{key}={value}", f"train.eps={value}"):
         assert "\n" not in attempt(functools.partial(apply_overrides, base, [text]))[1]
+
+
+def test_a_table_in_a_named_axis_changes_a_part_of_that_members_own() -> None:
+    table = {"region": {"name": "small-box", "attack": {"steps": 3}}}
+    region = choose("sabr", table).region  # type: ignore[attr-defined]
+    assert (region.attack.steps, region.attack.step, region.attack.milestones) == (3, 0.5, (4, 7))
+    inner = {"region": {"name": "small-box", "inner": {"name": "radii", "count": 3}}}
+    assert choose("sabr", inner).region.inner.count == 3  # type: ignore[attr-defined]

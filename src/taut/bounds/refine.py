@@ -65,7 +65,7 @@ def improve(
             assert node.operator is not None
             fresh = node.operator.interval(*(inter.interval(i) for i in node.inputs)).bounds
             inter = _noted(inter, node.index, inter.interval(node.index).bounds.intersect(fresh))
-            if node.index in inter.cuts:
+            if node.index in inter.refined:
                 known = inter.at(node.index).intersect(fresh)
                 inter = replace(inter, refined={**inter.refined, node.index: known})
             stale.add(node.index)

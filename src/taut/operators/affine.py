@@ -59,12 +59,13 @@ class _NarrowTranspose(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
+        kind = weight.dtype  # under autocast rows and gradients are of another
         missing = windows.left_over(
             ctx.size, rows.shape[2:], weight.shape[2:], ctx.stride, ctx.padding, (1, 1)
         )
         to_rows, to_weight, _ = torch.ops.aten.convolution_backward(
-            _channels_last(grads[0]),
-            rows,
+            _channels_last(grads[0].to(kind)),
+            rows.to(kind),
             weight,
             None,
             ctx.stride,
@@ -75,6 +76,7 @@ class _NarrowTranspose(torch.autograd.Function):
             1,
             (*ctx.needs_input_grad[:2], False),
         )
+        to_rows = None if to_rows is None else to_rows.to(rows.dtype)
         return to_rows, to_weight, None, None, None
 
 
@@ -96,7 +98,7 @@ class _NarrowConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        rows = _channels_last(grads[0])
+        rows = _channels_last(grads[0].to(weight.dtype))  # autocast is over by now
         found = _NarrowTranspose.apply(rows, weight, ctx.stride, ctx.padding, ctx.size)  # type: ignore[no-untyped-call]
         return found, None, None, None, None
 

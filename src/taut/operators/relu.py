@@ -78,10 +78,13 @@ class _Chord(torch.autograd.Function):
             common = torch.addcmul(by_slope[part], u, shift, value=-1)
             common.div_(_width(l, u.clamp(min=0)))
             low = torch.mul(s, common, out=to_lower[part])
-            _threshold_backward(low, l.neg(), 0, grad_input=low)  # zero where l >= 0
+            below = l.neg()
+            _threshold_backward(low, below, 0, grad_input=low)  # zero where l >= 0
+            _threshold_backward(low, u, 0, grad_input=low)  # or u <= 0, as for the upper end
             common.add_(shift)
             up = torch.addcmul(common, common, s, value=-1, out=to_upper[part])
-            _threshold_backward(up, u, 0, grad_input=up)  # zero where u <= 0
+            _threshold_backward(up, u, 0, grad_input=up)
+            _threshold_backward(up, below, 0, grad_input=up)
         return to_lower, to_upper
 
 

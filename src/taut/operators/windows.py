@@ -108,8 +108,8 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         to_rows, to_weight, _ = torch.ops.aten.convolution_backward(
-            grads[0].contiguous(),
-            rows.contiguous(),
+            grads[0].to(weight.dtype).contiguous(),  # under autocast the three may differ
+            rows.to(weight.dtype).contiguous(),
             weight.contiguous(),
             None,
             ctx.stride,
@@ -120,4 +120,4 @@ class _Products(torch.autograd.Function):
             1,
             (*ctx.needs_input_grad[:2], False),
         )
-        return to_rows, to_weight, None, None
+        return None if to_rows is None else to_rows.to(rows.dtype), to_weight, None, None

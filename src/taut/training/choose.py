@@ -77,10 +77,10 @@ def member(axis: str, given: Any, where: str) -> Any:
     if table["name"] not in members:
         raise unknown(axis, table["name"], table["name"], members)
     fields = {key: value for key, value in table.items() if key != "name"}
-    return _made(members[table["name"]], fields, where)
+    return _changed(members[table["name"]](), fields, where)
 
 
-def _changed(value: Any, changes: Mapping[str, Any]) -> Any:
+def _changed(value: Any, changes: Mapping[str, Any], where: str = "method") -> Any:
     """Return a frozen dataclass with some fields replaced, checked like new ones."""
     if not changes:
         return value
@@ -89,8 +89,8 @@ def _changed(value: Any, changes: Mapping[str, Any]) -> Any:
     for key, given in changes.items():
         part = dataclasses.is_dataclass(old.get(key)) and isinstance(given, Mapping)
         if part and "name" not in given:  # else another member of an axis, in place of this one
-            new[key] = _changed(old[key], given)
-    return _made(type(value), old | new, "method")
+            new[key] = _changed(old[key], given, f"{where}.{key}")
+    return _made(type(value), old | new, where)
 
 
 def _made(cls: type, fields: Mapping[str, Any], where: str) -> Any:

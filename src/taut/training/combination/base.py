@@ -69,7 +69,7 @@ class Terms:
     def robust(self) -> Robust:
         """Return the weighted mean of the bounded losses over the region's input sets."""
         batch, progress = self.batch, self.progress
-        network = batch.network  # the clean pass comes first: attacks see the statistics after it
+        network = batch.network  # the clean pass comes first: small boxes see its statistics
         total: Tensor | None = None
         found, weights = [], []
         for box, weight in self.region.boxes(batch, progress.eps, progress):

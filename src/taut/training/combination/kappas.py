@@ -39,9 +39,12 @@ def bisecting(o: Overlap) -> Kappas:
               \kappa_\text{adv} = \gamma/v_a,\ \kappa_\text{rob} = \gamma/v_b
 
     With :math:`v = \|\cdot\|` the update lies on the bisector of the angle between a and b, as
-    long as the mean of their projections on it.
+    long as the mean of their projections on it. A vanishing gradient has weight 0, and then the
+    other one has weight 1.
     """
     va, vb = o.norm_a, o.norm_b
+    if va == 0.0 or vb == 0.0:  # the norms may be of later steps than the means
+        return Kappas(1.0 if va else 0.0, 1.0 if vb else 0.0)
     along = o.aa / va + o.ab / vb + o.ab / va + o.bb / vb
     length = o.aa / va**2 + 2.0 * o.ab / (va * vb) + o.bb / vb**2
     gamma = 0.5 * along / length

@@ -16,8 +16,8 @@ class Batch:
     """One step's batch, its networks and clean logits, each made when first asked for.
 
     The clean pass fixes the statistics of batch normalisation for the bounds of the same step,
-    with gradients. Dropout is off, in the clean pass as in the bounds: what is bounded is the
-    network as it will be evaluated.
+    with gradients. Dropout drops there, and there only: what is bounded is the network as it will
+    be evaluated.
 
     Parameters
     ----------
