@@ -95,3 +95,26 @@ def test_options_that_do_not_fit_are_refused(override: str, message: str) -> Non
 
     with pytest.raises(ConfigError, match=message):
         planning.from_recipe(apply_overrides(load("mnist-5k-natural"), [override]))
+
+
+def test_a_name_keeps_the_activation_it_was_built_with(tmp_path: Path) -> None:
+    """fc3-sigmoid with ReLU is layer by layer fc3-relu: it must come back as what it was."""
+    from taut.api.loading import architecture_of, named, named_model
+
+    model = named_model("fc3-sigmoid", (1, 28, 28), 10, {"activation": "relu"})
+    kept = named(architecture_of(model, (1, 28, 28), 10), model, "fc3-sigmoid")
+    assert (kept["name"], kept["activation"]) == ("fc3-sigmoid", "relu")
+    again = named_model(kept["name"], (1, 28, 28), 10, kept)
+    assert [type(m) for m in again.modules()] == [type(m) for m in model.modules()]
+
+
+def test_the_slope_of_a_recipe_reaches_ramps_and_needs_something_to_reach() -> None:
+    from taut.api.loading import named_model
+
+    options = {"activation": "param-ramp", "slope": 0.25}
+    net = named_model("dm-small-p1", (1, 28, 28), 10, options)
+    ramps = [m for m in net.modules() if isinstance(m, ParamRamp)]
+    assert ramps
+    assert all(float(m.eta) == 0.25 for m in ramps)
+    with pytest.raises(ConfigError, match="slope"):
+        named_model("dm-small-p1", (1, 28, 28), 10, {"slope": 0.25})

@@ -107,7 +107,7 @@ def test_a_scaled_run_keeps_the_scaled_recipe(invoke: Invoke, recipe: Path, tmp_
     assert invoke("train", "--resume", tmp_path / "a").exit_code == 0
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e9"])
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e9", "0.05"])
 def test_a_scale_that_makes_no_sense_is_one_line(
     invoke: Invoke, recipe: Path, tmp_path: Path, scale: str
 ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training_helpers import MemorySink, blobs, same_bits, tiny_net, weights
 
 from taut.bounds import interval, method_named
-from taut.errors import ConfigError
+from taut.errors import ConfigError, RunError
 from taut.graph import Graph, trace
 from taut.models import ParamRamp
 from taut.operators.base import Activation
@@ -294,6 +294,28 @@ def test_resumed_runs_end_in_the_same_bits(stop: int) -> None:
     assert same_bits(weights(whole.model), weights(resumed.model))
     assert [r["validation"] for r in whole.rows] == [r["validation"] for r in resumed.rows]
     assert [r["loss"] for r in whole.rows] == [r["loss"] for r in resumed.rows]
+
+
+def test_a_finished_run_resumed_once_more_has_the_last_slope_of_leaky_relus() -> None:
+    chosen = settings(activation=ActivationSchedule("linear", eta=0.2, eta_start=0, eta_length=3))
+
+    def leaky() -> nn.Sequential:
+        net = tiny_net()
+        net[1], net[4] = nn.LeakyReLU(), nn.LeakyReLU()
+        return net
+
+    sink = MemorySink()
+    first = fit(leaky(), blobs(40), None, Natural(), chosen, sink=sink).model
+    again = fit(leaky(), blobs(40), None, Natural(), chosen, sink=sink, resume=True).model
+    assert first[1].negative_slope == again[1].negative_slope != 0.01
+
+
+def test_a_run_does_not_go_on_with_more_images() -> None:
+    sink, chosen = MemorySink(), settings()
+    fit(tiny_net(), blobs(40), None, Natural(), chosen, sink=sink)
+    more = dataclasses.replace(chosen, epochs=chosen.epochs + 1)
+    with pytest.raises(RunError, match="images of the run"):
+        fit(tiny_net(), blobs(96), None, Natural(), more, sink=sink, resume=True)
 
 
 # --- what does not fit --------------------------------------------------------------------------

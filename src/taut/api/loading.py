@@ -143,6 +143,13 @@ def named_model(
     """Return a fresh network by name; ``options`` may hold the keys of :data:`OPTIONS`."""
     given = {key: options[key] for key in ("mean", "std", "activation") if key in options}
     model = build_model(name, shape, classes, **given)
+    if options.get("slope") is not None and not any(
+        isinstance(module, nn.LeakyReLU | ParamRamp) for module in model.modules()
+    ):
+        raise ConfigError(
+            f"model.options.slope is that of leaky-relu and param-ramp, and {name} has neither; "
+            "set model.options.activation too, or leave slope out"
+        )
     _set_slope(model, options.get("slope"))
     return model
 
@@ -165,10 +172,14 @@ def slope_of(model: nn.Module) -> float | None:
 
 
 def _set_slope(model: nn.Module, slope: float | None) -> None:
-    """Give all leaky ReLUs the slope of an architecture, which is no weight."""
+    """Give all leaky ReLUs and ramps an outer slope; of the former it is in no weight."""
+    if slope is None:
+        return
     for module in model.modules():
-        if isinstance(module, nn.LeakyReLU) and slope is not None:
+        if isinstance(module, nn.LeakyReLU):
             module.negative_slope = slope
+        elif isinstance(module, ParamRamp):
+            module.set_eta(slope)
 
 
 def network_name(architecture: Mapping[str, Any]) -> str:
@@ -201,6 +212,18 @@ def architecture_of(model: nn.Module, input_shape: tuple[int, ...], classes: int
             return {"name": name, **found}
         found.pop("activation", None)
     return {"name": CUSTOM + type(model).__name__, **found}
+
+
+def named(architecture: Mapping[str, Any], model: nn.Module, name: str) -> dict[str, Any]:
+    """Return an architecture under the name its network was built by.
+
+    Several names can stand for the same layers, with activations of their own.
+    """
+    found = {key: value for key, value in architecture.items() if key != "activation"}
+    activation = _activation(model)
+    if activation is not None and activation != MODELS[name].activation:
+        found["activation"] = activation
+    return found | {"name": name}
 
 
 def _activation(model: nn.Module) -> str | None:

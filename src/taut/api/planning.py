@@ -17,6 +17,7 @@ from taut.api.loading import (
     architecture_of,
     build_model,
     load_data,
+    named,
     named_model,
     network_name,
 )
@@ -73,7 +74,7 @@ def from_recipe(recipe: Recipe, data_dir: PathLike | None = None) -> Plan:
     return Plan(
         recipe,
         model,
-        architecture_of(model, train.shape, len(train.classes)) | {"name": recipe.model.name},
+        named(architecture_of(model, train.shape, len(train.classes)), model, recipe.model.name),
         train,
         held,
         method,
@@ -120,7 +121,7 @@ def from_objects(
     classes = trace(network, train.shape).classes
     architecture = architecture_of(network, train.shape, classes)
     if isinstance(model, str):
-        architecture["name"] = model
+        architecture = named(architecture, network, model)
     chosen = choose(method, {}) if isinstance(method, str) else method
     table = {"name": method} if isinstance(method, str) else method_table(chosen)
     method_name = table.pop("name")

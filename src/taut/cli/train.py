@@ -162,7 +162,14 @@ def _recipe(name: str, settings: list[str], scale: float | None) -> Recipe:
             f"--scale {scale:g} makes more than {MOST_EPOCHS:,} epochs of {chosen.train.epochs}; "
             "give a smaller one"
         )
-    return chosen.scaled(scale)
+    scaled = chosen.scaled(scale)
+    ends = [recipe.schedule.ends(1)[1] / recipe.train.epochs for recipe in (chosen, scaled)]
+    if ends[0] <= 1.0 < ends[1]:
+        raise ConfigError(
+            f"--scale {scale:g} leaves {scaled.train.epochs} epoch(s), too few for warm-up and "
+            "the ramp of eps; give a larger one"
+        )
+    return scaled
 
 
 def default_folder(recipe: str) -> Path:

@@ -134,12 +134,7 @@ class ActivationCompanion(Companion):
 
     def begin_epoch(self, run: Run, epoch: int) -> None:
         """Set the slope of the epoch; switch the right part of ramps off, or on."""
-        if self.schedule.eta_kind != "none":
-            slope = self.schedule.slope(epoch - 1)
-            for ramp in self.ramps:
-                ramp.set_eta(slope)
-            for module in self.leaky:
-                module.negative_slope = slope
+        self._set_slope(epoch)
         if self.schedule.r_init == "mean" and self.ramps:
             warm = run.natural_only(epoch)
             if warm or epoch == 1:
@@ -171,6 +166,19 @@ class ActivationCompanion(Companion):
         """Lift r to the least a ramp works with."""
         for ramp in self.ramps:
             ramp.project()
+
+    def finish(self, run: Run) -> None:
+        """Leave the slope of the last epoch, also where no epoch was left to run."""
+        self._set_slope(run.settings.epochs)
+
+    def _set_slope(self, epoch: int) -> None:
+        if self.schedule.eta_kind == "none":
+            return
+        slope = self.schedule.slope(epoch - 1)
+        for ramp in self.ramps:
+            ramp.set_eta(slope)
+        for module in self.leaky:
+            module.negative_slope = slope
 
     @torch.no_grad()
     def _switch_off(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from taut.data import Augment, ImageSet, batches
+from taut.errors import RunError
 from taut.graph import Graph
 from taut.operators.ramp import ParamRamp
 from taut.training import checkpoint
@@ -291,6 +292,12 @@ class Run:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's content."""
         description = checkpoint.describe(self.method, self.settings)
+        done = state["epoch"] * self.steps
+        if state["step"] != done:
+            raise RunError(
+                f"the checkpoint was written after {state['step']} steps, which are "
+                f"{done} with the images given now; resume with the images of the run"
+            )
         self.rows = checkpoint.unpack(
             state, self.model, self.optimiser, self.memory, description, self.fabric.device
         )
