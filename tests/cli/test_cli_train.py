@@ -107,7 +107,7 @@ def test_a_scaled_run_keeps_the_scaled_recipe(invoke: Invoke, recipe: Path, tmp_
     assert invoke("train", "--resume", tmp_path / "a").exit_code == 0
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e9", "0.05"])
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e9"])
 def test_a_scale_that_makes_no_sense_is_one_line(
     invoke: Invoke, recipe: Path, tmp_path: Path, scale: str
 ) -> None:
@@ -170,3 +170,13 @@ def test_further_processes_of_a_run_only_read_its_folder(
         with fitting.run_folder(plan, trained, resume=False) as run:
             assert not run.writable
             assert run.load_checkpoint()["epoch"] == 3
+
+
+def test_a_scale_without_room_for_the_ramp_is_refused(
+    invoke: Invoke, recipe: Path, tmp_path: Path
+) -> None:
+    ramp = ("--set", "schedule.start=1", "--set", "schedule.length=3")
+    result = invoke("train", recipe, *ramp, "--scale", "0.05", "--out", tmp_path / "a")
+    assert result.exit_code == 2
+    assert "too few for warm-up" in result.stderr
+    assert not (tmp_path / "a").exists()
