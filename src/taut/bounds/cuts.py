@@ -20,7 +20,8 @@ from dataclasses import replace
 import torch
 
 from taut.bounds.interval import Intermediate
-from taut.operators.forms import Bounds, Interval
+from taut.bounds.refine import noted, renewed
+from taut.operators.forms import Bounds
 
 Cuts = Mapping[int, Bounds]
 """Constraints by the index of the node they are about, ``(B, *node shape)`` each; -inf and +inf
@@ -33,38 +34,31 @@ def cut(inter: Intermediate, cuts: Cuts) -> Intermediate:
     Bounds of the nodes behind are propagated anew. Shapes are those of ``inter``; cuts that are
     there already stay.
     """
-    intervals, refined = list(inter.intervals), dict(inter.refined)
-    together = dict(inter.cuts)
     stale = set[int]()
     for node in inter.net.nodes:
         index = node.index
         if any(source in stale for source in node.inputs):
-            assert node.operator is not None
-            sources = [found for i in node.inputs if (found := intervals[i]) is not None]
-            fresh = node.operator.interval(*sources).bounds
-            known = inter.interval(index).bounds.intersect(fresh)
-            intervals[index] = Interval.between(*_ordered(known))
-            if index in refined:
-                refined[index] = Bounds(*_ordered(refined[index].intersect(fresh)))
+            inter = _taken(renewed(inter, node), index)
             stale.add(index)
         if index in cuts:
-            before = together.get(index)
-            together[index] = cuts[index] if before is None else before.intersect(cuts[index])
-            best = refined.get(index)
-            best = intervals_of(intervals, index) if best is None else best
-            refined[index] = Bounds(*_ordered(best.intersect(cuts[index])))
-            intervals[index] = Interval.between(refined[index].lower, refined[index].upper)
+            before = inter.cuts.get(index)
+            both = cuts[index] if before is None else before.intersect(cuts[index])
+            best = inter.at(index).intersect(cuts[index])
+            refined = {**inter.refined, index: best}
+            inter = replace(inter, refined=refined, cuts={**inter.cuts, index: both})
+            inter = _taken(noted(inter, index, best), index)
             stale.add(index)
-    return replace(inter, intervals=tuple(intervals), refined=refined, cuts=together)
+    return inter
 
 
-def intervals_of(intervals: list[Interval | None], index: int) -> Bounds:
-    """Return the bounds of a node whose interval was kept."""
-    found = intervals[index]
-    if found is None:
-        raise ValueError(f"the interval of node {index} was not kept")
-    return found.bounds
+def _taken(inter: Intermediate, index: int) -> Intermediate:
+    """Return the intermediate bounds with ends of a node that have crossed put in order."""
+    ordered = noted(inter, index, _ordered(inter.interval(index).bounds))
+    if index not in inter.refined:
+        return ordered
+    return replace(ordered, refined={**inter.refined, index: _ordered(inter.at(index))})
 
 
-def _ordered(bounds: Bounds) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.minimum(bounds.lower, bounds.upper), torch.maximum(bounds.lower, bounds.upper)
+def _ordered(bounds: Bounds) -> Bounds:
+    lower, upper = bounds.lower, bounds.upper
+    return Bounds(torch.minimum(lower, upper), torch.maximum(lower, upper))

@@ -12,6 +12,7 @@ from taut.bounds import backward
 from taut.bounds.budget import allowance
 from taut.bounds.interval import Intermediate
 from taut.bounds.rows import bound_pairs
+from taut.graph.network import Node
 from taut.operators.forms import Bounds, Interval
 
 Bounder = Callable[[Intermediate, int, Tensor], Bounds]
@@ -62,12 +63,7 @@ def improve(
     bent, stale = net.bent(), set[int]()
     for node in net.nodes[1:]:
         if any(i in stale for i in node.inputs):
-            assert node.operator is not None
-            fresh = node.operator.interval(*(inter.interval(i) for i in node.inputs)).bounds
-            inter = _noted(inter, node.index, inter.interval(node.index).bounds.intersect(fresh))
-            if node.index in inter.refined:
-                known = inter.at(node.index).intersect(fresh)
-                inter = replace(inter, refined={**inter.refined, node.index: known})
+            inter = renewed(inter, node)
             stale.add(node.index)
         if node.index not in bent or node.index in exact:
             continue
@@ -81,13 +77,25 @@ def improve(
             better = scatter(known, pairs, bounder(inter, node.index, pairs))
             if not everywhere:
                 better = known.intersect(better)
-                inter = _noted(inter, node.index, better)
+                inter = noted(inter, node.index, better)
                 stale.add(node.index)
             inter = replace(inter, refined={**inter.refined, node.index: better})
     return inter
 
 
-def _noted(inter: Intermediate, index: int, bounds: Bounds) -> Intermediate:
+def renewed(inter: Intermediate, node: Node) -> Intermediate:
+    """Return the intermediate bounds with those of a node intersected with what its inputs give."""
+    assert node.operator is not None
+    fresh = node.operator.interval(*(inter.interval(i) for i in node.inputs)).bounds
+    known = inter.interval(node.index).bounds
+    better = noted(inter, node.index, known.intersect(fresh))
+    if node.index not in inter.refined:
+        return better
+    refined = inter.at(node.index).intersect(fresh)
+    return replace(better, refined={**inter.refined, node.index: refined})
+
+
+def noted(inter: Intermediate, index: int, bounds: Bounds) -> Intermediate:
     """Return the intermediate bounds with another interval of one node."""
     intervals = list(inter.intervals)
     intervals[index] = Interval.between(bounds.lower, bounds.upper)
