@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from every_method_worker import EPOCHS, network, settings
-from training_helpers import blobs
+from training_helpers import blobs, start
 
 from taut.training import METHODS, fit
 
@@ -19,28 +16,15 @@ NAMES = sorted(METHODS)
 GROUPS = [NAMES[start::4] for start in range(4)]
 
 
-def start(*arguments: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, str(WORKER), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize("group", range(len(GROUPS)))
 def test_killed_runs_end_in_the_weights_of_those_that_were_not(group: int, tmp_path: Path) -> None:
-    start("kill", str(tmp_path), *GROUPS[group])
+    assert start(WORKER, "kill", str(tmp_path), *GROUPS[group]) == 0
     resumed = json.loads((tmp_path / "resumed.json").read_text())
     assert resumed == dict.fromkeys(GROUPS[group], True)
 
 
 def test_two_processes_give_the_loss_curves_of_one(tmp_path: Path) -> None:
-    start("parallel", str(tmp_path), "2", *NAMES)
+    assert start(WORKER, "parallel", str(tmp_path), "2", *NAMES) == 0
     found = json.loads((tmp_path / "rows-0.json").read_text())
     assert found.keys() == METHODS.keys()
     for name in NAMES:

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from training_helpers import same_bits, weights
+from training_helpers import same_bits, start, weights
 from training_worker import EPOCHS, PARALLEL, killed_run, parallel_rows
 
 from taut.store import RunFolder
 
 WORKER = Path(__file__).with_name("training_worker.py")
-
-
-def start(*arguments: str) -> int:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, str(WORKER), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
 
 
 def test_a_run_killed_at_any_moment_ends_in_the_weights_of_one_that_was_not(
@@ -38,10 +21,10 @@ def test_a_run_killed_at_any_moment_ends_in_the_weights_of_one_that_was_not(
     with RunFolder.create(tmp_path / "straight", "train", {}, 0) as folder:
         straight = killed_run(folder, resume=False)
     target = str(tmp_path / "killed")
-    assert start("kill", target, "step", "3") == -signal.SIGKILL
+    assert start(WORKER, "kill", target, "step", "3") == -signal.SIGKILL
     with RunFolder.open(target) as folder:
         assert [row["epoch"] for row in folder.read_metrics()] == [1, 2]
-    assert start("kill", target, "row", "4") == -signal.SIGKILL
+    assert start(WORKER, "kill", target, "row", "4") == -signal.SIGKILL
     with RunFolder.open(target, write=True) as folder:
         assert [row["epoch"] for row in folder.read_metrics()] == [1, 2, 3, 4]
         state = folder.load_checkpoint()
@@ -55,7 +38,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_weights_of_one_that_was_not(
 
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
-    assert start("parallel", str(tmp_path), "2") == 0
+    assert start(WORKER, "parallel", str(tmp_path), "2") == 0
     found = [json.loads((tmp_path / f"rows-{rank}.json").read_text()) for rank in (0, 1)]
     for name in PARALLEL:
         alone = parallel_rows(name, 1)

@@ -13,14 +13,12 @@ from taut.data.images import as_pixels
 from taut.errors import ConfigError
 from taut.operators.ramp import LEAST_RANGE, ParamRamp
 from taut.training.companions import Companion
+from taut.training.scaling import EPOCHS
 from taut.training.schedule import EpsRamp
 from taut.training.streams import stream
 
 if TYPE_CHECKING:
     from taut.training.run import Run
-
-EPOCHS = {"unit": "epochs"}
-"""Metadata of fields that count epochs, which :meth:`taut.training.Recipe.scaled` scales."""
 
 CHUNK = 512
 """Images passed at a time where r is initialised."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from taut.errors import ConfigError
+from taut.training.scaling import EPOCHS
 
 RateKind = Literal["constant", "milestones", "after-ramp", "cosine"]
 MilestoneConvention = Literal["after-epoch", "start-of-epoch"]
@@ -62,11 +63,11 @@ class RateSchedule:
     """
 
     kind: RateKind = "constant"
-    milestones: tuple[float, ...] = field(default=(), metadata={"unit": "epochs"})
+    milestones: tuple[float, ...] = field(default=(), metadata=EPOCHS)
     factor: float = 0.1
-    every: int = field(default=10, metadata={"unit": "epochs"})
+    every: int = field(default=10, metadata=EPOCHS)
     convention: MilestoneConvention = "after-epoch"
-    warmup: float = field(default=0.0, metadata={"unit": "epochs"})
+    warmup: float = field(default=0.0, metadata=EPOCHS)
 
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "milestones", "after-ramp", "cosine"):

@@ -9,10 +9,13 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
+EPOCHS = {"unit": "epochs"}
+"""Metadata of fields that count epochs, which :meth:`taut.training.Recipe.scaled` scales."""
+
 
 def counts_epochs(field: dataclasses.Field[Any]) -> bool:
     """Tell whether a field's metadata says that it counts epochs."""
-    return field.metadata.get("unit") == "epochs"
+    return field.metadata.get("unit") == EPOCHS["unit"]
 
 
 def scaled(value: T, factor: float) -> T:

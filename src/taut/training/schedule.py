@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from taut.errors import ConfigError
+from taut.training.scaling import EPOCHS
 
 RampKind = Literal["linear", "smoothed", "constant"]
 Convention = Literal["crown-ibp", "auto-lirpa", "sabr", "ctbench"]
@@ -64,8 +65,8 @@ class EpsRamp:
     """
 
     kind: RampKind = "linear"
-    start: int = field(default=1, metadata={"unit": "epochs"})
-    length: int = field(default=11, metadata={"unit": "epochs"})
+    start: int = field(default=1, metadata=EPOCHS)
+    length: int = field(default=11, metadata=EPOCHS)
     convention: Convention = "crown-ibp"
     mid: float = 0.25
     power: float = 4.0

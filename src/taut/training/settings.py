@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from taut.errors import ConfigError
-from taut.training.activation import EPOCHS, ActivationSchedule
+from taut.training.activation import ActivationSchedule
 from taut.training.rates import RateSchedule
 from taut.training.regularise import Regularisers
+from taut.training.scaling import EPOCHS
 from taut.training.schedule import EpsRamp
 
 Optimiser = Literal["adam", "adamw", "radam", "sgd"]

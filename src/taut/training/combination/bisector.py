@@ -25,12 +25,12 @@ from taut.training.combination.kappas import (
     prefer_robust,
 )
 from taut.training.progress import NEGLIGIBLE_EPS, Losses, Progress
+from taut.training.scaling import EPOCHS
 from taut.training.schedule import EpsRamp
 
 RampLoss = Literal["joint", "ibp-only"]
 Scope = Literal["all", "first-layer"]
 Stationarity = Literal["clipped", "unclipped", "batch-mean"]
-EPOCHS = {"unit": "epochs"}
 
 
 def _attack() -> TrainingAttack:
