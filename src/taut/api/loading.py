@@ -15,7 +15,7 @@ from torch import nn
 
 from taut.data import load as load_data
 from taut.errors import ConfigError, ModelError, RunError
-from taut.models import MODELS, Normalise
+from taut.models import MODELS, Cells, Normalise
 from taut.models import build as build_model
 from taut.operators.ramp import ParamRamp
 
@@ -42,7 +42,7 @@ KINDS: Mapping[type[nn.Module], str] = {
 }
 """The name in ``taut.models.ACTIVATIONS`` of each class of activations."""
 
-OPTIONS = ("mean", "std", "activation", "slope")
+OPTIONS = ("mean", "std", "activation", "slope", "cells")
 """What a recipe and a weights file may say of a named network."""
 
 
@@ -141,7 +141,8 @@ def named_model(
     name: str, shape: Sequence[int], classes: int, options: Mapping[str, Any]
 ) -> nn.Sequential:
     """Return a fresh network by name; ``options`` may hold the keys of :data:`OPTIONS`."""
-    given = {key: options[key] for key in ("mean", "std", "activation") if key in options}
+    taken = ("mean", "std", "activation", "cells")
+    given = {key: options[key] for key in taken if key in options}
     model = build_model(name, shape, classes, **given)
     if options.get("slope") is not None and not any(
         isinstance(module, nn.LeakyReLU | ParamRamp) for module in model.modules()
@@ -199,6 +200,8 @@ def architecture_of(model: nn.Module, input_shape: tuple[int, ...], classes: int
     first = next(model.children(), None)
     if isinstance(first, Normalise):
         found |= {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()}
+    elif isinstance(first, Cells):
+        found["cells"] = first.configuration()
     slope = slope_of(model)
     if slope is not None:
         found["slope"] = slope
@@ -245,12 +248,17 @@ def _shapes(model: nn.Module | None) -> dict[str, torch.Size]:
 
 def _meta(name: str, like: Mapping[str, Any]) -> nn.Module | None:
     """Return a named network without weights; None where it cannot take such images."""
-    activation = like.get("activation")
+    activation, shape = like.get("activation"), list(like["input_shape"])
+    grid = None if "cells" not in like else Cells(**like["cells"])
+    if grid is not None:
+        shape[0] = grid.channels(shape[0])
     try:
         with torch.device("meta"):
-            network = build_model(name, like["input_shape"], like["classes"], activation=activation)
+            network = build_model(name, shape, like["classes"], activation=activation)
     except ConfigError:  # the images are too small for this network, so it is not the one
         return None
+    if grid is not None:
+        return nn.Sequential(grid, *network)
     if "mean" in like:
         return nn.Sequential(Normalise(like["mean"], like["std"]), *network)
     return network

@@ -100,11 +100,16 @@ def propagate(
     box = region.box
     intervals: list[Interval | None] = [Interval.between(box.lower, box.upper)]
     refined: dict[int, Bounds] = {}
+    if any(_jumps(node) for node in net.nodes):  # midpoints would round the ends
+        refined[0] = Bounds(box.lower, box.upper)
     for node in net.nodes[1:]:
         assert node.operator is not None
         inputs = [found for i in node.inputs if (found := intervals[i]) is not None]
         if node.index > max(needed):
             intervals.append(None)
+        elif isinstance(node.operator, Activation) and _jumps(node):
+            ends = node.operator.image(refined[0])
+            intervals.append(Interval.between(ends.lower, ends.upper))
         elif isinstance(node.operator, Activation) and node.inputs[0] in spare:
             intervals.append(node.operator.interval_in_place(*inputs))
         else:
@@ -118,6 +123,11 @@ def propagate(
             if last[source] == node.index and source not in needed:
                 intervals[source] = None
     return Intermediate(net, region, tuple(intervals), refined)
+
+
+def _jumps(node: Node) -> bool:
+    """Whether a node reads the input and jumps; see :class:`~taut.operators.cells.Steps`."""
+    return isinstance(node.operator, Activation) and node.operator.jumps
 
 
 def _exact(known: Intermediate, node: Node, budget: int | None) -> Bounds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from taut.graph.graph import Step
 from taut.operators.affine import Linear
 from taut.operators.base import Operator
+from taut.operators.cells import Ends
 from taut.operators.shape import Reshape
 
 _SMALL = 2**20  # elements of a weight that are cheaper to reorder than the images
@@ -57,7 +58,10 @@ def pixel_major(steps: tuple[Step, ...]) -> frozenset[int]:
         step = steps[index]
         if step.template is None or len(step.shape) != 1 or not readers[index]:
             return False
-        return len(steps[step.inputs[0]].shape) == 3 and isinstance(operator(index), Reshape)
+        before = step.inputs[0]
+        if len(steps[before].shape) != 3 or isinstance(operator(before), Ends):
+            return False
+        return isinstance(operator(index), Reshape)
 
     return frozenset(
         index

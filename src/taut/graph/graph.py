@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from taut.errors import ModelError
+from taut.graph.merging import merge_ends
 from taut.graph.network import Network, Node
 from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Operator, Shape
@@ -85,7 +86,7 @@ class Graph:
                 image = self.steps[self.steps[step.inputs[0]].inputs[0]].shape
                 operator = operator.pixel_major(image)
             nodes.append(Node(index, step.name, operator, step.inputs, step.shape))
-        return Network(tuple(nodes))
+        return Network(tuple(merge_ends(nodes)))
 
     @property
     def has_clean_pass(self) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from taut.operators.affine import Scale
 from taut.operators.base import Activation, Affine, Operator, Shape
+from taut.operators.cells import Steps
 from taut.operators.shape import Identity, Reshape
 
 
@@ -73,10 +74,14 @@ class Network:
         """Return nodes whose intervals are exact over a box: one mixing of pixels at most.
 
         Elements of the nodes in ``apart`` depend on pixels of their own, so that one affine
-        operator after them loses nothing; what only moves or scales elements never does.
+        operator after them loses nothing; what only moves or scales elements never does, nor
+        do the cells of a grid.
         """
         apart, found = {0}, {0}
         for node in self.nodes[1:]:
+            if isinstance(node.operator, Steps):
+                apart.add(node.index)
+                found.add(node.index)
             if not node.is_affine:
                 continue
             if isinstance(node.operator, Scale | Identity | Reshape):

@@ -14,6 +14,7 @@ torch.Size([2, 3])
 """
 
 from taut.models.activations import ACTIVATIONS, ParamRamp
+from taut.models.cells import Cells
 from taut.models.chain import Concat, Residual
 from taut.models.convolutional import (
     Convolution,
@@ -36,6 +37,7 @@ from taut.models.residual import basic_resnet, resnet18, resnext, wide_resnet
 __all__ = [
     "ACTIVATIONS",
     "MODELS",
+    "Cells",
     "Concat",
     "Convolution",
     "Description",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from taut.errors import ConfigError
 from taut.models.activations import Activation, Shape, maker
 from taut.models.branching import BRANCHING
+from taut.models.cells import Cells
 from taut.models.description import Description
 from taut.models.normalise import Normalise
 from taut.models.stacks import STACKS
@@ -57,6 +59,7 @@ def build(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     activation: Activation | None = None,
+    cells: int | Sequence[int] | Mapping[str, Any] | None = None,
 ) -> nn.Sequential:
     """Make a fresh network by name, with PyTorch's default initialisation.
 
@@ -76,6 +79,9 @@ def build(
         What stands in the place of the network's own activation, which most often is ReLU: a
         name of ``taut.models.ACTIVATIONS``, a class of ``torch.nn``, or a function that takes
         the shape (C, H, W) or (N,) of what it is applied to and returns a module.
+    cells
+        Prepends :class:`~taut.models.Cells`: their number, or all their arguments by name. The
+        network then reads what they emit.
 
     Returns
     -------
@@ -89,6 +95,17 @@ def build(
     """
     entry = _describe(name)
     shape = entry.input_shape if input_shape is None else tuple(input_shape)
+    if cells is not None:
+        if mean is not None or std is not None:
+            raise ConfigError("cells read the raw pixels: give cells, or mean and std, not both")
+        grid = Cells(**cells) if isinstance(cells, Mapping) else Cells(cells)
+        if grid.thresholds.dim() == 2 and len(grid.thresholds) != shape[0]:
+            raise ConfigError(
+                f"cells are given for {len(grid.thresholds)} channels but images of shape {shape} "
+                f"have {shape[0]}: give one entry per channel, or one for all"
+            )
+        seen = (grid.channels(shape[0]), *shape[1:])
+        return nn.Sequential(grid, *build(name, seen, classes, activation=activation))
     network = entry.factory(
         shape,
         entry.classes if classes is None else classes,

@@ -110,6 +110,9 @@ class Activation(Operator):
     axis: int | None = None
     """The axis taken together, counted without the batch axis; None works by elements."""
 
+    jumps: ClassVar[bool] = False
+    """Whether the function jumps, so that the last bit of an end of an interval matters."""
+
     domain: tuple[float, float] = (-math.inf, math.inf)
     """Where the function is defined; the lower end itself is not (log, sqrt)."""
 
