@@ -59,12 +59,17 @@ def page(held: Mapping[str, Mapping[str, Any]], planned: Sequence[str] = ()) -> 
         ]
         parts.append("## Runs that failed\n\n" + "\n".join(lines) + "\n")
     left = [name for name in planned if name not in held]
-    if left:
-        parts.append(
-            f"## Not run yet\n\n{len(left)} of {len(planned)} rows: {', '.join(left)}. The same "
-            "command goes on with them.\n"
-        )
-    return "\n".join(parts)
+    return "\n".join(parts) + not_run(left, len(planned))
+
+
+def not_run(left: Sequence[str], total: int) -> str:
+    """Return the section that names the rows still to come, nothing where there are none."""
+    if not left:
+        return ""
+    return (
+        f"\n## Not run yet\n\n{len(left)} of {total} rows: {', '.join(left)}. The same "
+        "command goes on with them.\n"
+    )
 
 
 def _grouped(rows: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -80,7 +85,7 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
@@ -105,7 +110,7 @@ def _errors(title: str, eps: float, rows: list[Mapping[str, Any]]) -> str:
     head = ["method", "seeds", "natural", "PGD", "IBP", "cascade", "published"]
     return (
         f"## {title}: eps {eps}\n\n{one['digits']:,} digits, {one['epochs']} epochs, "
-        f"{one['date']}.\n\n" + _table(head, body)
+        f"{one['date']}.\n\n" + table(head, body)
     )
 
 
@@ -123,7 +128,7 @@ def _grid(rows: list[Mapping[str, Any]]) -> str:
             for group in _grouped(rows)
             for r in group
         ]
-        text += f"\nVerified by {whom}:\n\n" + _table(["method", *points], body)
+        text += f"\nVerified by {whom}:\n\n" + table(["method", *points], body)
     return text
 
 
@@ -142,5 +147,5 @@ def _states(eps: float, rows: list[Mapping[str, Any]]) -> str:
         f"## States of neurons: eps {eps}\n\nShares in percent of neurons over the balls of the "
         "first 1,000 test digits, by interval bounds, layer by layer. Dead: the whole interval "
         "lies left of 0. Beyond r a ParamRamp passes the slope eta on, 0 in the end, and its value "
-        "is r.\n\n" + _table(head, body)
+        "is r.\n\n" + table(head, body)
     )

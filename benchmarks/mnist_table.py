@@ -149,12 +149,12 @@ def train(row: Row, eps: float, amount: Amount, seed: int, folder: Path) -> tupl
 
 def errors(model: nn.Module, test: ImageSet, eps: float) -> dict[str, Any]:
     """Return errors in percent: natural and IBP on all digits, the cascade on the first 1,000."""
-    verified = _verified(model, test, eps, "ibp")
+    found = verified(model, test, eps, "ibp")
     first = test[:1000]
     cascade = taut.certify(model, first.pixels(), first.labels, eps=eps)
     return {
-        "natural": verified["natural"],
-        "ibp": verified["error"],
+        "natural": found["natural"],
+        "ibp": found["error"],
         "first": {
             "natural": 100 * (1 - cascade.natural_accuracy),
             "attacked": 100 * (1 - cascade.attacked_accuracy),
@@ -165,7 +165,7 @@ def errors(model: nn.Module, test: ImageSet, eps: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _verified(model: nn.Module, images: ImageSet, eps: float, name: str) -> dict[str, float]:
+def verified(model: nn.Module, images: ImageSet, eps: float, name: str) -> dict[str, float]:
     net = trace(model, images.shape).instance()
     right = proved = 0
     for start in range(0, len(images), 250):
@@ -207,8 +207,8 @@ def grid(model: nn.Module, test: ImageSet) -> dict[str, Any]:
     """Return verified errors on a grid of eps: IBP on all digits, CROWN-IBP on 1,000."""
     first = test[:1000]
     return {
-        "ibp": {str(e): _verified(model, test, e, "ibp")["error"] for e in GRID},
-        "crown-ibp": {str(e): _verified(model, first, e, "crown-ibp")["error"] for e in GRID},
+        "ibp": {str(e): verified(model, test, e, "ibp")["error"] for e in GRID},
+        "crown-ibp": {str(e): verified(model, first, e, "crown-ibp")["error"] for e in GRID},
     }
 
 
@@ -235,6 +235,12 @@ def run(name: str, row: Row, eps: float, amount: Amount, seed: int, runs: Path) 
     return found
 
 
+def held_in(path: Path) -> dict[str, Any]:
+    """Return the rows that a file of results holds."""
+    held: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return held
+
+
 def store(path: Path, name: str, figures: dict[str, Any]) -> None:
     """Add one row to the file of results, also while another process does."""
     lock = path.with_suffix(".lock")
@@ -245,7 +251,7 @@ def store(path: Path, name: str, figures: dict[str, Any]) -> None:
         except FileExistsError:
             time.sleep(0.2)
     try:
-        held = json.loads(path.read_text()) if path.exists() else {}
+        held = held_in(path)
         held[name] = figures
         text = json.dumps(dict(sorted(held.items())), indent=1) + "\n"
         path.with_suffix(".new").write_text(text)
@@ -267,7 +273,7 @@ def main() -> None:
     for name, row, eps, amount, seed in plan():
         if options.write or (options.only and not any(part in name for part in options.only)):
             continue
-        held = json.loads(options.results.read_text()) if options.results.exists() else {}
+        held = held_in(options.results)
         if options.list:
             print(f"{'done' if name in held else '    '}  {name}")
         elif name not in held:
@@ -281,7 +287,7 @@ def main() -> None:
                 store(options.results, name, failure | {"table": name.split("-", 1)[0]})
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
     if not options.list:
-        held = json.loads(options.results.read_text()) if options.results.exists() else {}
+        held = held_in(options.results)
         options.results.with_suffix(".md").write_text(
             mnist_page.page(held, [name for name, *_ in plan()])
         )
