@@ -15,7 +15,7 @@ Source: Xu et al. 2021 (alpha-CROWN); Wang et al. 2021 (beta-CROWN).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +101,9 @@ Line = tuple[Tensor, Tensor | None]
 
 LOWER_CUT, UPPER_CUT = "lower cut", "upper cut"
 
+Mixes = dict[tuple[int, str], Tensor]
+"""Parameters of a walk: by node and side the shares of ``one``, or the multipliers of its cuts."""
+
 
 def _lower(lines: Lines) -> Line:
     return lines.lower_slope, lines.lower_intercept
@@ -133,12 +136,19 @@ class Mixed:
 
     A :data:`~taut.bounds.backward.Relaxation`. Parameters are made at the first walk: of the
     form's own shape, one set a group, or one set per image and side where ``store`` is given.
+    One set a group begins at ``initial`` where that has them.
     """
 
-    def __init__(self, families: Families, store: dict[tuple[int, str], Tensor] | None) -> None:
+    def __init__(
+        self,
+        families: Families,
+        store: Mixes | None,
+        initial: Mapping[tuple[int, str], Tensor] | None = None,
+    ) -> None:
         self.families = families
         self.store = store
-        self.own: dict[tuple[int, str], Tensor] = {}
+        self.initial = initial or {}
+        self.own: Mixes = {}
         self._ends: dict[int, tuple[Lines, Lines]] = {}
 
     def __call__(self, node: Node, form: Form, samples: Tensor | None) -> Lines:
@@ -194,7 +204,8 @@ class Mixed:
         size = form.size if form.window is not None else (0, 0)
         if self.store is None:
             if key not in self.own:
-                own = pick(start, samples, form.window, size)
+                own = self.initial.get(key)
+                own = pick(start, samples, form.window, size) if own is None else own
                 self.own[key] = own.clone().requires_grad_()
             return self.own[key]
         assert samples is not None
@@ -221,7 +232,7 @@ def optimised_pairs(
     node = inter.net.nodes[source]
     families = Families(inter, ascent.start)
     step = _step(inter, source, pairs, ascent, budget)
-    chunks = []
+    chunks: list[tuple[Form, Tensor | None]] = []
     for part in pairs.split(step):
         form = unit_rows(node, part[:, 1], inter.like)
         chunks.append((_apart(form), part[:, 0].repeat_interleave(2)))
@@ -240,7 +251,7 @@ def optimised_rows(
     step = 2 * _step(inter, source, each, ascent, budget)
     samples = torch.arange(batch, device=device).repeat_interleave(count)
     flat = rows.flatten(0, 1).unsqueeze(1)
-    chunks = [
+    chunks: list[tuple[Form, Tensor | None]] = [
         (Form(part), which)
         for part, which in zip(flat.split(step), samples.split(step), strict=True)
     ]
@@ -268,7 +279,7 @@ def _step(inter: Intermediate, source: int, pairs: Tensor, ascent: Ascent, budge
 def _climb(
     inter: Intermediate,
     source: int,
-    chunks: list[tuple[Form, Tensor]],
+    chunks: list[tuple[Form, Tensor | None]],
     families: Families,
     ascent: Ascent,
 ) -> Tensor:
@@ -280,7 +291,7 @@ def _climb(
         )
     inter = inter.detached()
 
-    def lower(part: tuple[Form, Tensor], mixed: Mixed) -> Tensor:
+    def lower(part: tuple[Form, Tensor | None], mixed: Mixed) -> Tensor:
         form, samples = part
         found = backward.lower(
             inter.net,
@@ -297,24 +308,30 @@ def _climb(
         best = []
         for part in chunks:
             mixed = Mixed(families, None)
-            best += _ascend([(part, mixed)], mixed.own, lower, ascent)
+            best += ascend([(part, mixed)], mixed.own, lower, ascent)
         return torch.cat(best)
-    store: dict[tuple[int, str], Tensor] = {}
+    store: Mixes = {}
     return torch.cat(
-        _ascend([(part, Mixed(families, store)) for part in chunks], store, lower, ascent)
+        ascend([(part, Mixed(families, store)) for part in chunks], store, lower, ascent)
     )
 
 
-def _ascend(
-    parts: list[tuple[tuple[Form, Tensor], Mixed]],
-    mixes: dict[tuple[int, str], Tensor],
-    lower: Callable[[tuple[Form, Tensor], Mixed], Tensor],
+def ascend(
+    parts: list[tuple[tuple[Form, Tensor | None], Mixed]],
+    mixes: Mixes,
+    lower: Callable[[tuple[Form, Tensor | None], Mixed], Tensor],
     ascent: Ascent,
+    enough: Callable[[list[Tensor]], bool] | None = None,
 ) -> list[Tensor]:
-    """Take the gradient steps; return the best bound of every group, part by part."""
+    """Take the gradient steps; return the best bound ``(N,)`` of every group, part by part.
+
+    ``lower`` bounds a part's groups with its mixes, the parameters in ``mixes``; its last call
+    is without gradients and with the last parameters. ``enough`` is shown the best bounds
+    so far before each step and may end the ascent.
+    """
     with torch.no_grad():
         best = [lower(part, mixed) for part, mixed in parts]
-    if ascent.iterations == 0 or not mixes:
+    if ascent.iterations == 0 or not mixes or (enough is not None and enough(best)):
         return best
     slopes = [mix for key, mix in mixes.items() if key[1] not in (LOWER_CUT, UPPER_CUT)]
     multipliers = [mix for key, mix in mixes.items() if key[1] in (LOWER_CUT, UPPER_CUT)]
@@ -333,6 +350,8 @@ def _ascend(
                 if found.requires_grad:  # else nothing on its way bends
                     found.sum().neg().backward()
             best[place] = torch.maximum(best[place], found.detach())
+        if enough is not None and enough(best):
+            break
         adam.step()
         rates.step()
         with torch.no_grad():
