@@ -1,4 +1,4 @@
-"""The cascade: clean, attack, IBP, CROWN-IBP, CROWN, each on what is undecided."""
+"""The cascade: clean, attack, bounds, complete verifiers, each on what is undecided."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,14 @@ from taut.verify.memory import in_halves
 from taut.verify.stages import Images, Stages
 from taut.verify.verdict import Evidence, Verdict, conclude
 
+if TYPE_CHECKING:  # a run without complete stages needs neither
+    from taut.verify.branch import Branch
+    from taut.verify.mip import MIP
+
 DEFAULT_STAGES = ("clean", "attack", "ibp", "crown-ibp", "crown")
+
+COMPLETE_STAGES = ("branch", "mip")
+"""Stages that decide every image, given the time."""
 
 _CHEAP = ("clean", "attack", "ibp", "crown-ibp")
 
@@ -34,22 +42,27 @@ class Cascade:
     Attributes
     ----------
     stages
-        In order: ``"clean"`` first, then ``"attack"`` and names of bounding methods
-        (:data:`taut.bounds.METHODS`), each at most once.
+        In order: ``"clean"`` first, then ``"attack"``, names of bounding methods
+        (:data:`taut.bounds.METHODS`) and the complete verifiers ``"branch"`` and ``"mip"``, each
+        at most once.
     batch_size
         Images certified together. It is halved, for as long as needed, where memory runs out.
     piece_size
-        Images of a batch that a bounding stage dearer than CROWN-IBP takes together: its verdicts
+        Images of a batch that a stage dearer than CROWN-IBP takes together: its verdicts
         come out piece by piece, so that an interruption costs no more than one.
     attack
         The search for counterexamples.
     timeout
         Seconds per image, or None. Checked between stages: an image that has spent more and
-        is undecided goes no further.
+        is undecided goes no further. Complete verifiers get what is left of it.
     seed
         Of the attack's random starts; an image's depend on it and on its index alone.
     data_range
         Pixel range the region is clipped to; None leaves it whole.
+    branch
+        Settings of the stage ``"branch"``; None for the defaults.
+    mip
+        Settings of the stage ``"mip"``; None for the defaults.
 
     Raises
     ------
@@ -64,6 +77,8 @@ class Cascade:
     timeout: float | None = None
     seed: int = 0
     data_range: tuple[float, float] | None = PIXELS
+    branch: Branch | None = None
+    mip: MIP | None = None
 
     def __post_init__(self) -> None:
         if not self.stages or self.stages[0] != "clean" or len(set(self.stages)) < len(self.stages):
@@ -80,6 +95,26 @@ class Cascade:
             raise ConfigError(f"timeout must be positive seconds or None, got {self.timeout}")
         if self.data_range is not None and not self.data_range[0] < self.data_range[1]:
             raise ConfigError(f"data_range must be (low, high), got {self.data_range}")
+
+    def complete(self) -> dict[str, Branch | MIP]:
+        """Return the complete verifiers among the stages, by name.
+
+        Raises
+        ------
+        ConfigError
+            The solver of ``"mip"`` is not installed.
+        """
+        found: dict[str, Branch | MIP] = {}
+        for name in self.stages:
+            if name == "branch":
+                from taut.verify.branch import Branch
+
+                found[name] = self.branch or Branch()
+            elif name == "mip":
+                from taut.verify.mip import MIP
+
+                found[name] = self.mip or MIP()
+        return found
 
 
 def certify(
@@ -148,10 +183,10 @@ def certify(
     began = time.perf_counter()
     eps = check_eps(eps)
     known = METHODS if methods is None else methods
-    if unknown := [s for s in cascade.stages if s not in ("clean", "attack", *known)]:
-        raise ConfigError(
-            f"unknown stage {unknown[0]!r}; choose from clean, attack, {', '.join(known)}"
-        )
+    choice = ("clean", "attack", *known, *COMPLETE_STAGES)
+    if unknown := [stage for stage in cascade.stages if stage not in choice]:
+        raise ConfigError(f"unknown stage {unknown[0]!r}; choose from {', '.join(choice)}")
+    complete = cascade.complete()
     check_images(x, cascade.data_range)
     positions = check_indices(indices, len(x))
     device, dtype = placement(model)
@@ -167,6 +202,8 @@ def certify(
             representable(cascade.data_range, coarser(x.dtype, dtype)),
             bounds,
             tuple(x.shape[1:]),
+            complete,
+            cascade.timeout,
         )
         for start in range(0, len(x), cascade.batch_size):
             part = slice(start, start + cascade.batch_size)

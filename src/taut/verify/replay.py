@@ -87,9 +87,15 @@ def replay(
 
 
 def _margin_in(model: nn.Module, point: Tensor, label: int, dtype: torch.dtype) -> float:
+    logits = outputs_in(model, point, dtype)
+    return float(margin(logits, torch.tensor([label], device=logits.device)))
+
+
+def outputs_in(model: nn.Module, point: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a module's own outputs at points ``(B, *shape)``, its weights converted to a type."""
     state = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
-    logits: Tensor = functional_call(model, state, (point.to(dtype),))
-    return float(margin(logits, torch.tensor([label], device=logits.device)))
+    outputs: Tensor = functional_call(model, state, (point.to(dtype),))
+    return outputs

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from taut.attacks import image_seeds
 from taut.attacks.loop import Attack
-from taut.bounds import IBP, BoundMethod
+from taut.bounds import BoundMethod
 from taut.graph import Network, trace
 from taut.property import true_margins
 from taut.region import Box
 from taut.verify.boxes import exact_box, inner_box, outer_box
+from taut.verify.complete import Answer, Complete, Question
+from taut.verify.precision import ABSOLUTE, finite_margins, float32_limit, largest_output
 from taut.verify.replay import replay
 from taut.verify.verdict import NO_PREDICTION, Evidence
-
-RELATIVE = 1e-4
-ABSOLUTE = 1e-5
-"""A float32 bound is borderline below ``max(ABSOLUTE, RELATIVE * scale)``."""
 
 _SLACK = 1e-3
 """Rounding by which a bound may exceed the clean margin, relative to the logits."""
@@ -75,6 +75,10 @@ class Stages:
         Bounding methods by stage name, in the order of the stages.
     shape
         Shape of one image.
+    complete
+        Complete verifiers by stage name.
+    timeout
+        Seconds an image has in all, for the complete verifiers.
     """
 
     def __init__(
@@ -86,10 +90,13 @@ class Stages:
         data_range: tuple[float, float] | None,
         methods: Mapping[str, BoundMethod],
         shape: tuple[int, ...],
+        complete: Mapping[str, Complete],
+        timeout: float | None,
     ) -> None:
         self.model, self.eps, self.attack, self.seed = model, eps, attack, seed
         self.data_range, self.methods, self.shape = data_range, methods, shape
-        self.net = trace(model, shape).instance() if methods else None
+        self.complete, self.timeout = complete, math.inf if timeout is None else timeout
+        self.net = trace(model, shape).instance() if methods or complete else None
         self._double: Network | None = None
 
     def run(self, stage: str, images: Images, rows: list[int]) -> list[Evidence | None]:
@@ -99,6 +106,8 @@ class Stages:
             return self._clean(images, rows, index)
         if stage == "attack":
             return self._search(images, rows, index)
+        if stage in self.complete:
+            return self._decide(stage, images, rows, index)
         return self._bound(stage, images, index)
 
     def _clean(self, images: Images, rows: list[int], index: Tensor) -> list[Evidence | None]:
@@ -139,15 +148,22 @@ class Stages:
         x, y, logits = images.x[index], images.y[index], images.logits[index]
         exact = exact_box(x, self.eps, self.data_range)
         box = outer_box(exact, x.dtype)
-        fresh = _margins(self.methods[stage], self.net, box, y)
+        fresh = finite_margins(self.methods[stage], self.net, box, y)
         proved = torch.maximum(images.proved[index], fresh)
         if x.dtype == torch.float32:
-            doubtful = _borderline(proved, logits, _reach(self.net, box))
+            doubtful = _borderline(proved, logits, largest_output(self.net, box))
             if bool(doubtful.any()):
                 proved[doubtful] = self._in_double(stage, exact[doubtful], y[doubtful])
+        return self._noted(images, index, proved)
+
+    def _noted(self, images: Images, index: Tensor, proved: Tensor) -> list[Evidence | None]:
+        """Keep margins ``(n, K)`` that can be trusted; return what they are evidence of."""
+        assert images.proved is not None
+        assert images.logits is not None
+        logits = images.logits[index]
         smallest = proved.amin(1)
         slack = ABSOLUTE + _SLACK * logits.abs().amax(1)
-        impossible = (proved > true_margins(logits, y) + slack[:, None]).any(1)
+        impossible = (proved > true_margins(logits, images.y[index]) + slack[:, None]).any(1)
         usable = ~smallest.isnan() & ~impossible
         images.proved[index[usable]] = proved[usable]
         return [
@@ -163,34 +179,88 @@ class Stages:
 
     def _in_double(self, stage: str, box: Box, y: Tensor) -> Tensor:
         """Return what the stages up to this one prove when computed in float64."""
-        if self._double is None:
-            self._double = trace(copy.deepcopy(self.model).double(), self.shape).instance()
         names = list(self.methods)
         done = names[: names.index(stage) + 1]
-        found = [_margins(self.methods[name], self._double, box, y) for name in done]
+        found = [finite_margins(self.methods[name], self._double_net(), box, y) for name in done]
         return torch.stack(found).amax(0)
 
+    def _double_net(self) -> Network:
+        if self._double is None:
+            self._double = trace(copy.deepcopy(self.model).double(), self.shape).instance()
+        return self._double
 
-def _margins(method: BoundMethod, net: Network, box: Box, y: Tensor) -> Tensor:
-    """Return margin bounds as float64 (n, K); a row with NaN or infinity is all NaN."""
-    found = method.margins(net, box, y).double()
-    if found.shape != (len(y), net.classes):
-        raise ValueError(
-            f"{method!r} returned margins of shape {tuple(found.shape)} for {len(y)} images and "
-            f"{net.classes} classes"
+    def _decide(
+        self, stage: str, images: Images, rows: list[int], index: Tensor
+    ) -> list[Evidence | None]:
+        """Ask a complete verifier, in float64 again where float32 is too coarse to decide."""
+        answers = self._answers(stage, images, rows, index)
+        bounds = torch.tensor([answer.bound for answer in answers], dtype=torch.float64)
+        assert images.proved is not None
+        known = images.proved[index]
+        proved = torch.maximum(known, bounds.to(known)[:, None])
+        noted = self._noted(images, index, proved)
+        found: list[Evidence | None] = []
+        for row, answer, evidence in zip(rows, answers, noted, strict=True):
+            if answer.point is not None:
+                inner = inner_box(
+                    exact_box(images.x[row][None], self.eps, self.data_range), torch.float32
+                )
+                point = inner.project(answer.point[None].to(inner.lower))[0]
+                found.append(self._replayed(images, row, point))
+            elif evidence is not None and (evidence.reason or not answer.reason):
+                found.append(evidence)
+            elif answer.reason in ("", "undecided"):
+                found.append(None)
+            else:
+                found.append(Evidence(reason=answer.reason))
+        return found
+
+    def _answers(self, stage: str, images: Images, rows: list[int], index: Tensor) -> list[Answer]:
+        """Ask in the precision of the images; in float64 what stays undecided near zero."""
+        assert images.proved is not None
+        assert images.logits is not None
+        assert self.net is not None
+        began, x = time.perf_counter(), images.x[index]
+        exact = exact_box(x, self.eps, self.data_range)
+        inner = inner_box(exact, torch.float32).to(dtype=x.dtype)
+        left = [self.timeout - images.seconds[row] for row in rows]
+        seeds = image_seeds(self.seed, (images.indices[row] for row in rows)).tolist()
+        limit = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
+        box = outer_box(exact, x.dtype)
+        if x.dtype == torch.float32:
+            logits = images.logits[index].abs().amax(1)
+            limit = float32_limit(
+                torch.maximum(logits, largest_output(self.net, box).nan_to_num(torch.inf))
+            )
+        verifier, proved = self.complete[stage], images.proved[index]
+        question = Question(
+            self.model, self.net, box, inner, images.y[index], proved, limit, left, seeds
         )
-    true = y[:, None]
-    sane = torch.isfinite(found.scatter(1, true, 0.0)).all(1)
-    return found.scatter(1, true, torch.inf).where(sane[:, None], torch.nan)
-
-
-def _reach(net: Network, box: Box) -> Tensor:
-    """Return the largest number (n,) that interval bounds let a logit come to.
-
-    What cancels in a margin may be larger than the logits of the image itself.
-    """
-    found = IBP().outputs(net, box)
-    return torch.maximum(found.lower.abs(), found.upper.abs()).amax(1).double()
+        answers = verifier.decide(question)
+        near = [
+            at
+            for at, answer in enumerate(answers)
+            if answer.reason == "undecided" and answer.bound > -limit[at]
+        ]
+        if near and x.dtype == torch.float32:
+            spent = (time.perf_counter() - began) / len(rows)
+            here = torch.tensor(near, device=x.device)
+            again = Question(
+                self.model,
+                self._double_net(),
+                exact[here],
+                inner[here].to(dtype=torch.float64),
+                images.y[index[here]],
+                _trusted(proved[here], limit[here]),
+                torch.zeros_like(limit[here]),
+                [left[at] - spent for at in near],
+                [seeds[at] for at in near],
+            )
+            for at, answer in zip(near, verifier.decide(again), strict=True):
+                answers[at], limit[at] = answer, 0.0
+        return [
+            _believed(answer, most) for answer, most in zip(answers, limit.tolist(), strict=True)
+        ]
 
 
 def _borderline(proved: Tensor, logits: Tensor, reach: Tensor) -> Tensor:
@@ -203,4 +273,16 @@ def _borderline(proved: Tensor, logits: Tensor, reach: Tensor) -> Tensor:
         logits.abs().amax(1), proved.where(torch.isfinite(proved), 0.0).abs().amax(1)
     )
     scale = torch.maximum(scale, reach.nan_to_num(torch.inf))
-    return (smallest > 0) & (smallest <= (RELATIVE * scale).clamp(min=ABSOLUTE))
+    return (smallest > 0) & (smallest <= float32_limit(scale))
+
+
+def _believed(answer: Answer, limit: float) -> Answer:
+    """Return an answer whose bound is above zero only where it is a proof."""
+    if not answer.reason and answer.bound > limit:
+        return answer
+    return replace(answer, bound=min(answer.bound, 0.0))
+
+
+def _trusted(proved: Tensor, limit: Tensor) -> Tensor:
+    """Return the float32 bounds ``(n, K)`` above the limit; the others count as unknown."""
+    return proved.where(proved.isinf() | (proved > limit[:, None]), -torch.inf)
