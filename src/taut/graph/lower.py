@@ -48,10 +48,16 @@ class _Lowering:
         self.constants = signature.inputs_to_lifted_tensor_constants
         (self.image,) = signature.user_inputs
         (self.logits,) = signature.user_outputs
+        self.wholes, self.inside = _wholes(program.graph, root, self.image)
 
     def run(self) -> fx.Graph:
         for node in self.program.graph.nodes:
-            if node.op == "placeholder":
+            if node in self.wholes:
+                path, x = self.wholes[node]
+                self.at[node] = self._made(node, "call_module", path, (self.at[x],), {})
+            elif node in self.inside:
+                pass
+            elif node.op == "placeholder":
                 self.at[node] = self._placeholder(node)
             elif node.op == "output":
                 found = next(n for n in node.all_input_nodes if n.name == self.logits)
@@ -174,6 +180,49 @@ class _Lowering:
     def _tensor(self, value: Any) -> Tensor | None:
         path = self.paths.get(value.name) if isinstance(value, fx.Node) else None
         return None if path is None else attribute_at(self.root, path)
+
+
+def _wholes(
+    graph: fx.Graph, root: nn.Module, image: str
+) -> tuple[dict[fx.Node, tuple[str, fx.Node]], set[fx.Node]]:
+    """Find the calls of modules that have a builder of their own, as ``torch.fx`` draws them.
+
+    Return the last node of each call with the module's path and the tensor it was called with,
+    and all nodes that nothing but such calls needs. PyTorch's own modules are left to their
+    functions, and modules with hooks, whose calls may do more.
+    """
+    dynamic: set[fx.Node] = set()
+    calls: dict[tuple[str, str], set[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.name == image or any(n in dynamic for n in node.all_input_nodes):
+            dynamic.add(node)
+            stack = list((node.meta.get("nn_module_stack") or {}).items())
+            if stack and node.name != image:
+                key, (path, _) = stack[-1]
+                calls.setdefault((key, path.partition("@")[0]), set()).add(node)
+    wholes: dict[fx.Node, tuple[str, fx.Node]] = {}
+    inside: set[fx.Node] = set()
+    for (_, path), nodes in calls.items():
+        if not _is_whole(root, path):
+            continue
+        given = {n for node in nodes for n in node.all_input_nodes if n in dynamic - nodes}
+        given = {n for n in given if isinstance(n.meta["val"], Tensor)}
+        ends = [node for node in nodes if any(user not in nodes for user in node.users)]
+        if len(given) == len(ends) == 1:
+            wholes[ends[0]] = (path, given.pop())
+            inside |= nodes
+    sizes = [n for n in dynamic - inside if not isinstance(n.meta.get("val"), Tensor)]
+    inside.update(n for n in sizes if n.users and all(user in inside for user in n.users))
+    return wholes, inside
+
+
+def _is_whole(root: nn.Module, path: str) -> bool:
+    with suppress(AttributeError):
+        module = root.get_submodule(path)
+        kind = type(module)
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        return kind in BUILDERS and not kind.__module__.startswith("torch.") and not hooked
+    return False
 
 
 def _unregistered(root: nn.Module) -> dict[int, str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from taut.operators.affine import Scale
 from taut.operators.base import Activation, Affine, Operator, Shape
-from taut.operators.cells import Steps
+from taut.operators.cells import Beside, Steps
 from taut.operators.shape import Identity, Reshape
 
 
@@ -79,12 +79,12 @@ class Network:
         """
         apart, found = {0}, {0}
         for node in self.nodes[1:]:
-            if isinstance(node.operator, Steps):
+            if isinstance(node.operator, Steps) and node.inputs == (0,):
                 apart.add(node.index)
                 found.add(node.index)
             if not node.is_affine:
                 continue
-            if isinstance(node.operator, Scale | Identity | Reshape):
+            if isinstance(node.operator, Scale | Identity | Reshape | Beside):
                 found.update({node.index} if node.inputs[0] in found else ())
                 apart.update({node.index} if node.inputs[0] in apart else ())
             elif len(node.inputs) == 1 and node.inputs[0] in apart:

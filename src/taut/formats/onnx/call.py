@@ -111,7 +111,7 @@ class Call:
         return None if found is None else [axis % rank for axis in found]
 
 
-Rule = Callable[[Call], Operand | tuple[Operand, ...]]
+Rule = Callable[[Call], Any]
 RULES: dict[str, Rule] = {}
 """Rules by the name of the ONNX operator."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from taut.errors import ModelError, UnsupportedOperator, first_line
-from taut.formats.onnx import elementwise, layers, pooling, shapes  # noqa: F401 - their rules
+from taut.formats.onnx import elementwise, layers, pooling, shapes, stairs  # noqa: F401 - rules
 from taut.formats.onnx.call import RULES, TAKES_BIAS, Call, Operand
 from taut.formats.onnx.network import OnnxNetwork
 from taut.formats.onnx.read import Array, Port, check_weights, opset_of, ports, read_model
@@ -68,6 +68,9 @@ def network_of(model: ModelProto, path: Path) -> OnnxNetwork:
     result = _Lowering(model, path, builder, entry).run(leave.name)
     _check_output(result, leave, path)
     builder.graph.output(result.node)
+    for node in reversed(builder.graph.nodes):
+        if node.op == "call_method" and not node.users:  # what a staircase has made unnecessary
+            builder.graph.erase_node(node)
     network = fx.GraphModule(builder.root, builder.graph, "Network")
     return OnnxNetwork(network, builder.input.rest, result.rest, opset_of(model)).eval()
 
@@ -118,15 +121,16 @@ class _Lowering:
         inputs = tuple(self._operand(node, name) for name in node.input)
         if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
             raise self._unsupported(node, "with a graph of its own")
-        if not any(isinstance(x, Value) for x in inputs):
+        if not any(isinstance(x, Value | stairs.Reached) for x in inputs):
             self._fold(node, inputs)
             return
-        if node.op_type not in RULES:
+        counted = any(isinstance(x, stairs.Reached) for x in inputs)
+        if not counted and node.op_type not in RULES:
             raise self._unsupported(node)
         add, bias = self._bias_after(node, output)
         call = Call(node, inputs, self.opset, self.builder, bias)
         try:
-            found = RULES[node.op_type](call)
+            found = stairs.follow(call) if counted else RULES[node.op_type](call)
         except UnsupportedOperator as error:
             raise self._unsupported(node, str(error)) from None
         except (RuntimeError, ValueError, IndexError, TypeError) as error:

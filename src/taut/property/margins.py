@@ -1,4 +1,4 @@
-"""What must hold at the output: the margins of the true class.
+"""The margins of the true class over the others.
 
 An image is proved when every margin ``z_y - z_j``, j != y, has a lower bound above
 zero. The rows of the specification are ``e_y - e_j``; bounds of them come back

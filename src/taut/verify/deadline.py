@@ -1,0 +1,92 @@
+"""Work that ends when its time is up."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class OutOfTime(BaseException):
+    """The time is up; no error, so that no handler of errors keeps it."""
+
+
+class Clock:
+    """Seconds left of a limit, from now on.
+
+    Parameters
+    ----------
+    limit
+        Seconds; ``math.inf`` for no limit.
+
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._began, self._limit = time.perf_counter(), limit
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._began
+
+    @property
+    def left(self) -> float:
+        """Seconds left; negative when the time is over."""
+        return self._limit - self.spent
+
+    def check(self) -> None:
+        """Raise :class:`OutOfTime` when no time is left."""
+        if self.left <= 0:
+            raise OutOfTime
+
+
+@contextmanager
+def interrupting(clock: Clock) -> Iterator[None]:
+    """Raise :class:`OutOfTime` in the middle of the work when the clock has run out.
+
+    By the process's interval timer, so in the main thread of a system that has one, while
+    nobody else uses it; elsewhere nothing happens and only :meth:`Clock.check` ends the work.
+    An operation that is under way is finished first, and so is an import.
+    """
+    timer = getattr(signal, "setitimer", None)
+    if (
+        timer is None
+        or math.isinf(clock.left)
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getitimer(signal.ITIMER_REAL)[0]
+    ):
+        yield
+        return
+
+    armed = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if armed and _imports(frame):  # a module half made would stay so
+            timer(signal.ITIMER_REAL, 0.02, 1.0)
+        elif armed:
+            raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        try:
+            # Again every second: an exception raised inside a finaliser is lost.
+            timer(signal.ITIMER_REAL, max(clock.left, 1e-3), 1.0)
+            yield
+        finally:
+            armed = False
+    finally:
+        timer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether an import is under way somewhere up the stack."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
