@@ -127,7 +127,7 @@ def propagate(
 
 def _jumps(node: Node) -> bool:
     """Whether a node reads the input and jumps; see :class:`~taut.operators.cells.Steps`."""
-    return isinstance(node.operator, Activation) and node.operator.jumps
+    return isinstance(node.operator, Activation) and node.operator.jumps and node.inputs == (0,)
 
 
 def _exact(known: Intermediate, node: Node, budget: int | None) -> Bounds:

@@ -17,6 +17,7 @@ from torch import Tensor
 from taut.bounds import backward, interval, relaxed
 from taut.bounds.budget import allowance
 from taut.bounds.cuts import Cuts, cut
+from taut.bounds.entry import behind_cells
 from taut.bounds.form import Form
 from taut.bounds.forward import Sweep, numbers_per_pixel
 from taut.bounds.interval import Intermediate
@@ -143,6 +144,11 @@ class Backward:
         """The line families that are tried."""
         return ("tight", "adaptive") if self.lines == "best" else (self.lines,)
 
+    @property
+    def _from_pixels(self) -> bool:
+        """Whether nothing is carried forward from the input, so that families share bounds."""
+        return self.before == "ibp" or (self.before == "crown" and self.depth is None)
+
     def outputs(self, net: Network, region: Region) -> Bounds:
         """Return bounds of the logits, ``(B, K)`` each."""
         return outputs_by(self._lower, net, region)
@@ -154,15 +160,19 @@ class Backward:
     def intermediate(self, net: Network, region: Region) -> Intermediate:
         """Return the bounds of every node this method bases its lines on.
 
-        With LBP or a depth each family of ``best`` has bounds of its own; these are tight's.
+        With LBP or a depth each family of ``best`` has bounds of its own; these are tight's, and
+        of a network that reads its pixels through cells they are those of :func:`behind_cells`.
         """
+        if not self._from_pixels:
+            net, region = behind_cells(net, region)
         return self._known(net, region, self.families[0])[0]
 
     def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
         """Bound rows over the logits; images that do not fit the budget together apart."""
-        if self.before == "ibp" or (self.before == "crown" and self.depth is None):
+        if self._from_pixels:
             return self._solve(net, region, rows)  # the first is small, the other split by rows
         size, step = allowance(self.budget, rows.device), len(region)
+        net, region = behind_cells(net, region)
         if self.before == "lbp":
             per = numbers_per_pixel(net, self._ends(net)) * torch.Size(net.input_shape).numel()
             step = size // (per * rows.element_size())
@@ -172,9 +182,8 @@ class Backward:
         return in_batches(self._solve, net, region, rows, max(1, step))
 
     def _solve(self, net: Network, region: Region, rows: Tensor) -> Tensor:
-        shared = self.before == "ibp" or (self.before == "crown" and self.depth is None)
         found: Tensor | None = None
-        known = self._known(net, region, self.families[0]) if shared else None
+        known = self._known(net, region, self.families[0]) if self._from_pixels else None
         for kind in self.families:
             inter, landing = known or self._known(net, region, kind)
             form, constant = backward.substitute(

@@ -13,6 +13,7 @@ from taut.bounds.budget import allowance
 from taut.bounds.interval import Intermediate
 from taut.bounds.rows import bound_pairs
 from taut.graph.network import Node
+from taut.operators.base import Activation
 from taut.operators.forms import Bounds, Interval
 
 Bounder = Callable[[Intermediate, int, Tensor], Bounds]
@@ -85,8 +86,12 @@ def improve(
 
 def renewed(inter: Intermediate, node: Node) -> Intermediate:
     """Return the intermediate bounds with those of a node intersected with what its inputs give."""
-    assert node.operator is not None
-    fresh = node.operator.interval(*(inter.interval(i) for i in node.inputs)).bounds
+    operator = node.operator
+    assert operator is not None
+    if isinstance(operator, Activation) and operator.jumps:  # midpoints would round the ends
+        fresh = operator.image(inter.at(node.inputs[0]))
+    else:
+        fresh = operator.interval(*(inter.interval(i) for i in node.inputs)).bounds
     known = inter.interval(node.index).bounds
     better = noted(inter, node.index, known.intersect(fresh))
     if node.index not in inter.refined:

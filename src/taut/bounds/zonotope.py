@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from taut.bounds.budget import BudgetError, allowance
+from taut.bounds.entry import behind_cells
 from taut.bounds.forward import last_readers
 from taut.bounds.interval import Intermediate, propagate
 from taut.bounds.methods import Info, margins_by, outputs_by
@@ -169,12 +170,16 @@ class Zonotope:
         return margins_by(self._lower, net, region, y)
 
     def intermediate(self, net: Network, region: Region) -> Intermediate:
-        """Return the bounds of every node, those of activations' inputs by zonotopes."""
+        """Return the bounds of every node, those of activations' inputs by zonotopes.
+
+        Of a network that reads its pixels through cells they are those of :func:`behind_cells`.
+        """
 
         def work(walk: _Walk, box: Box, part: slice) -> list[Bounds]:
             found = {node.index: bounds for node, _, bounds in walk.over(box, max(indices))}
             return [bounds for index in indices if (bounds := found[index]) is not None]
 
+        net, region = behind_cells(net, region)
         inter = propagate(net, region, budget=self.budget)
         indices = list(net.bent())
         if not indices:
@@ -188,6 +193,7 @@ class Zonotope:
 
     def _lower(self, net: Network, region: Region, rows: Tensor) -> Tensor:
         """Bound rows ``(B, R, K)`` over the logits from below, ``(B, R)``."""
+        net, region = behind_cells(net, region)
         inter = propagate(net, region, budget=self.budget)
         return torch.cat(
             self._in_parts(inter, lambda walk, box, part: _least(walk, box, rows[part]))
@@ -271,6 +277,8 @@ class _Walk:
 
     def _range(self, index: int, element: Element) -> Bounds:
         """Return the bounds that the lines of a node's readers hold on."""
+        if index == 0:  # the box itself: a midpoint would round its ends, and cells have edges
+            return self.known[index]
         radius = element.radius
         found = Bounds(element.center - radius, element.center + radius)
         limited = any(math.isfinite(a.domain[0]) for a in self.net.bent()[index])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,10 @@ class Cells(nn.Module):
 
     .. math:: k(x) = \#\{j : t_j \le x\}, \qquad t_j = (j + o)/n \in (0, 1)
 
-    for raw pixels x in [0, 1], n cells and an offset o. Grey levels g / 255 get the cell
-    :math:`\lfloor g n / 255 - o \rfloor` of exact arithmetic (the edges lie :math:`2^{-20}` below,
-    which is above the rounding of float32 and below the distance of any other grey level), 1
-    the last one.
+    for raw pixels x in [0, 1], n cells and an offset o. Grey levels g / 255 get the cell of exact
+    arithmetic, with o = 0 that is :math:`\min(\lfloor g n / 255 \rfloor, n - 1)`: the edges lie
+    :math:`2^{-20}` below, which is above the rounding of float32 and below the distance of any
+    other grey level, with an offset p / q as long as n q is at most 4096.
 
     An adversary of radius eps moves a pixel to another cell only where an edge is within
     eps: such a pixel *straddles*, and its value may jump by a whole cell; others are out of reach.
@@ -64,10 +64,12 @@ class Cells(nn.Module):
 
     References
     ----------
-    Zhang et al., *ABSCERT: abstraction-based training for certified robustness* (2023), Sec. 3.
+    Zhang et al., *Boosting verified training for robust image classifications via abstraction*
+    (2023), Sec. 3.
 
     """
 
+    no_weights: ClassVar[tuple[str, ...]] = ("thresholds",)
     thresholds: Tensor
     values: Tensor
     width: Tensor
@@ -86,10 +88,15 @@ class Cells(nn.Module):
             raise ConfigError(f"cells.emit must be levels or ends; got {emit!r}")
         if (n is None) == (thresholds is None):
             raise ConfigError("cells need either n or thresholds, and not both")
+        if not isinstance(learn, bool):
+            raise ConfigError(f"cells.learn must be true or false; got {learn!r}")
         if emit == "ends" and (learn or thresholds is not None):
             raise ConfigError('cells.emit = "ends" needs an even grid: give n, and no learn')
-        if not 0.0 <= offset < 1.0:
-            raise ConfigError(f"cells.offset must lie in [0, 1); got {offset}")
+        number = isinstance(offset, int | float) and not isinstance(offset, bool)
+        if not number or not 0.0 <= offset < 1.0:
+            raise ConfigError(f"cells.offset must lie in [0, 1); got {offset!r}")
+        if offset and n is None:
+            raise ConfigError("cells.offset moves an even grid: give n, or leave it out")
         if thresholds is None:
             assert n is not None
             edges, values, width = _even(n, offset, emit)
@@ -101,6 +108,7 @@ class Cells(nn.Module):
         self.emit: Emitted = emit
         self._learn, self._offset = learn, float(offset)
         self._n = n if n is None or isinstance(n, int) else list(n)
+        self._given = edges.tolist() if n is None else None
         if learn and not bool(torch.isfinite(edges).all()):
             raise ConfigError("cells.learn needs the same n for all channels")
         if learn:
@@ -113,12 +121,16 @@ class Cells(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map raw images (B, C, ...) to what their cells emit: (B, C, ...) or (B, 2 C, ...)."""
         found = self.steps().forward(x)
-        return found if self.emit == "levels" else Ends(self.width).forward(found)
+        return found if self.emit == "levels" else self.ends(x.dim() - 1).forward(found)
 
     def steps(self) -> Steps:
         """Return the staircase with the thresholds of this moment, in ascending order."""
         edges = self.thresholds
-        return Steps(edges.sort(-1).values if edges.requires_grad else edges, self.values)
+        return Steps(edges.sort(-1).values if self._learn else edges, self.values)
+
+    def ends(self, axes: int) -> Ends:
+        """Return what follows the steps with ``emit="ends"``, for images of ``axes`` axes."""
+        return Ends(self.width.view(-1, *[1] * (axes - 1)))
 
     def channels(self, channels: int) -> int:
         """Return how many channels images of ``channels`` channels become."""
@@ -127,11 +139,11 @@ class Cells(nn.Module):
     def configuration(self) -> dict[str, Any]:
         """Return the arguments that make this layer, in plain values.
 
-        Learned thresholds are among the weights; given ones as they are now.
+        Learned thresholds are among the weights; here stand those that training began with.
         """
-        edges = self.thresholds.detach()
+        given = self._given if self._learn else self.thresholds.tolist()
         return {
-            **({"thresholds": edges.tolist()} if self._n is None else {"n": self._n}),
+            **({"thresholds": given} if self._n is None else {"n": self._n}),
             **({} if self.emit == "levels" else {"emit": self.emit}),
             **({"offset": self._offset} if self._offset else {}),
             **({"learn": True} if self._learn else {}),
@@ -141,15 +153,23 @@ class Cells(nn.Module):
         """Show the grid in ``print(model)``."""
         shown = self.configuration()
         if self._n is None:
-            shown["thresholds"] = [round(t, 4) for t in self.thresholds.detach().flatten().tolist()]
+            shown["thresholds"] = _rounded(shown["thresholds"])
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
+
+
+def cells_of(model: nn.Module) -> Cells | None:
+    """Return the cells a network begins with: the first layer of a sequence, however nested."""
+    first: nn.Module | None = model
+    while isinstance(first, nn.Sequential):
+        first = next(first.children(), None)
+    return first if isinstance(first, Cells) else None
 
 
 def _even(
     n: int | Sequence[int], offset: float, emit: Emitted
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return edges, values (None: levels) and the width of the cells, in [-1, 1]."""
-    counts = [n] if isinstance(n, int) else list(n)
+    counts = list(n) if isinstance(n, Sequence) else [n]
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
             raise ConfigError(f"cells.n must be whole numbers from 1 to {MOST}; got {n!r}")
@@ -173,7 +193,7 @@ def _even(
 def _given(thresholds: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
     try:
         edges = torch.tensor(thresholds, dtype=torch.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # text, rows of several lengths, huge numbers
         edges = torch.empty(0)
     good = edges.dim() in (1, 2) and edges.numel() > 0
     if not good or not bool(((edges > 0) & (edges < 1)).all() & (edges.diff(dim=-1) > 0).all()):
@@ -182,6 +202,10 @@ def _given(thresholds: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
             f"channel; got {thresholds!r}"
         )
     return edges
+
+
+def _rounded(thresholds: list[Any]) -> list[Any]:
+    return [_rounded(t) if isinstance(t, list) else round(t, 4) for t in thresholds]
 
 
 def _levels(edges: Tensor) -> Tensor:
@@ -201,4 +225,4 @@ def _cells(shape: Shape, module: Cells, x: Value) -> Template:
     if module.emit == "levels":
         return Template((x,), module.steps)
     steps = Inner(Template((x,), module.steps), x.shape)
-    return Template((steps,), lambda: Ends(module.width))
+    return Template((steps,), lambda: module.ends(len(x.shape)))

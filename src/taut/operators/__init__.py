@@ -17,7 +17,7 @@ from taut.operators import (  # noqa: F401 - importing registers the operators
 from taut.operators.affine import Conv2d, Linear, Scale
 from taut.operators.arithmetic import Add
 from taut.operators.base import Activation, Affine, Operator
-from taut.operators.cells import Ends, Steps
+from taut.operators.cells import Beside, Ends, Steps
 from taut.operators.combine import Combine
 from taut.operators.convtranspose import ConvTranspose2d
 from taut.operators.forms import LINES, Bounds, Interval, Lines
@@ -38,6 +38,7 @@ __all__ = [
     "Add",
     "Affine",
     "AvgPool2d",
+    "Beside",
     "Bounds",
     "Case",
     "Combine",

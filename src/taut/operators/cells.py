@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from taut.operators.base import Activation, Affine, Shape
+from taut.operators.base import POINTWISE, Activation, Affine, Reach, Shape
 from taut.operators.forms import LINES, Bounds, Lines, unknown
 from taut.operators.registry import Case, Entry, register
 
@@ -50,7 +50,7 @@ class _Steps(torch.autograd.Function):
                 tent = (1 - distance / width).clamp_(min=0) / width
                 moved = (grad * tent).transpose(0, 1).flatten(1).sum(1)
                 found.append(-jumps[:, place] * moved)
-            by_thresholds = torch.stack(found, 1)
+            by_thresholds = torch.stack(found, 1) if found else torch.zeros_like(rows)
             if thresholds.dim() == 1:
                 by_thresholds = by_thresholds.sum(0)
         return by_x, by_thresholds, None
@@ -99,6 +99,8 @@ class Steps(Activation):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
+        if torch.compiler.is_exporting():
+            return _counted(x, self.thresholds, self.values.to(x))
         found: Tensor = _Steps.apply(x, self.thresholds, self.values.to(x))  # type: ignore[no-untyped-call]
         return found
 
@@ -127,6 +129,16 @@ class Steps(Activation):
         lower = torch.maximum(_taken(first, cells), bounds.lower)
         upper = torch.minimum(_taken(last, cells), bounds.upper)
         return torch.minimum(torch.maximum(near, lower), upper)
+
+
+def _counted(x: Tensor, thresholds: Tensor, values: Tensor) -> Tensor:
+    """Return ``values[#{t <= x}]`` in operations that exported files know, all of them exact."""
+    rows, tail = torch.atleast_2d(thresholds.to(x.dtype)), [1] * (x.dim() - 2)
+    reached = x.unsqueeze(-1) >= rows.view(len(rows), *tail, -1)
+    place = reached.to(x.dtype).sum(-1).to(torch.int64)
+    if values.dim() == 2:
+        place = place + (torch.arange(len(values)) * values.shape[1]).to(x.device).view(-1, *tail)
+    return values.flatten()[place]
 
 
 def _taken(rows: Tensor, cells: Tensor) -> Tensor:
@@ -167,6 +179,41 @@ class Ends(Affine):
         return (rows.chunk(2, 1)[0] * self.width.to(rows)).flatten(1).sum(1)
 
 
+@dataclass(frozen=True, eq=False)
+class Beside(Affine):
+    """``(x, width)``, joined along the channels: the lower end of a cell, and its constant width.
+
+    What :class:`Ends` becomes before layers whose weights are changed to fit: the upper end of a
+    cell then is no second element that moves with the pixel.
+    """
+
+    name: ClassVar[str] = "cell width"
+    width: Tensor
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return torch.cat([x, self.width.to(x).expand_as(x)], 1)
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return torch.cat([inputs[0], torch.zeros_like(inputs[0])], 1)
+
+    def magnitude(self, *radii: Tensor) -> Tensor:
+        return self.linear(*radii)
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        return (rows.chunk(2, 1)[0],)
+
+    def constant(self, rows: Tensor) -> Tensor | None:
+        return (rows.chunk(2, 1)[1] * self.width.to(rows)).flatten(1).sum(1)
+
+    @property
+    def reach(self) -> Reach | None:
+        return POINTWISE if self.width.dim() == 0 or self.width.shape[-2:] == (1, 1) else None
+
+    def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        return self.transpose(rows, shapes)
+
+
 def _steps_cases(generator: torch.Generator) -> list[Case]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).sort(-1).values
@@ -184,4 +231,12 @@ def _ends_cases(generator: torch.Generator) -> list[Case]:
 
 
 register(Entry("steps", "the cell of a grid that a pixel lies in", _steps_cases))
+
+
+def _beside_cases(generator: torch.Generator) -> list[Case]:
+    width = torch.rand(2, 1, 1, generator=generator, dtype=torch.float64)
+    return [Case(Beside(width), ((2, 3, 2),)), Case(Beside(width[0, 0, 0]), ((4,),))]
+
+
 register(Entry("cell ends", "both ends of a pixel's cell", _ends_cases))
+register(Entry("cell width", "the lower end of a pixel's cell, beside its width", _beside_cases))

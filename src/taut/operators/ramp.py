@@ -156,6 +156,7 @@ class ParamRamp(nn.Module):
         ``eta`` outside [0, 1], or ``r`` below 1e-4, the least this module works with.
     """
 
+    no_weights: ClassVar[tuple[str, ...]] = ("r",)
     r: nn.Parameter
     eta: Tensor
 
