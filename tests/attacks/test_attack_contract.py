@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taut.attacks import ATTACKS, FGSM, PGD, evaluating, image_seeds, margin
+from taut.attacks import ATTACKS, FGSM, PGD, Flips, evaluating, image_seeds, margin
 from taut.errors import ConfigError, DataError, ModelError, RegionError
 from taut.region import Box
 
@@ -258,7 +258,7 @@ def test_a_generator_gives_a_stream_of_its_own():
 
 
 def test_attacks_are_frozen_and_listed():
-    assert ATTACKS == {"fgsm": FGSM, "pgd": PGD}
+    assert {"fgsm": FGSM, "flips": Flips, "pgd": PGD} == ATTACKS
     with pytest.raises(dataclasses.FrozenInstanceError):
         PGD().steps = 3
     assert PGD(steps=3) == PGD(steps=3) != PGD(steps=4)

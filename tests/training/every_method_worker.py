@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from training_helpers import blobs, same_bits, tiny_net, weights
 
-from taut.models import ParamRamp
+from taut.models import Cells, ParamRamp
 from taut.store import RunFolder
 from taut.training import METHODS, EpsRamp, FitResult, Settings, StepInfo, fit
 
@@ -35,6 +35,8 @@ def settings(devices: int = 1) -> Settings:
 
 def network(name: str) -> torch.nn.Module:
     net = tiny_net()
+    if name.startswith("cells"):
+        return torch.nn.Sequential(Cells(4), *net)
     if name.startswith("ramp"):
         net[1], net[4] = ParamRamp((3, 4, 4), eta=0.01), ParamRamp((8,), eta=0.01)
     return net

@@ -285,7 +285,7 @@ def test_the_rate_warms_up_linearly_and_then_is_what_it_was() -> None:
     [
         ({"average_from": 4}, "train.average_from = 4 leaves none of 4 epochs"),
         ({"average_from": -1}, "train.average_from"),
-        ({"init": "xavier"}, "train.init must be one of default, shi"),
+        ({"init": "magic"}, "train.init must be one of default, shi, xavier"),
         ({"batch_norm": "frozen"}, "train.batch_norm must be one of running, population"),
         ({"validate_every": 0}, "train.validate_every"),
         ({"validation_attack_images": -1}, "train.validation_attack_images"),

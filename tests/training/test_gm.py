@@ -115,7 +115,7 @@ def test_losses_of_ibp_do_not_fall_with_the_radius() -> None:
     bound = METHODS["ibp"].method.bound  # type: ignore[attr-defined]
     values = [
         bound.bounded(data.network, box, y, at(EPS)).losses
-        for box, _ in Radii(10).boxes(data, EPS, at(EPS))
+        for box, *_ in Radii(10).boxes(data, EPS, at(EPS))
     ]
     for smaller, larger in itertools.pairwise(values):
         assert bool((smaller <= larger + 1e-12).all())

@@ -33,7 +33,7 @@ from taut.training import (
 PUBLISHED = [name for name in names() if "/" in name]
 PAPERS = {
     "ibp", "crown-ibp", "gm", "lbp", "adv-ibp", "sabr", "shi", "ctbench", "expressive",
-    "loss-landscape",
+    "loss-landscape", "abscert",
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
@@ -61,10 +61,14 @@ def test_every_paper_has_a_folder_and_the_wheel_takes_it() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_is_what_its_name_says(name: str) -> None:
     recipe = load(name)
-    told = re.fullmatch(r"[a-z-]+/(mnist|cifar10|tiny-imagenet)-([\d.]+)-([a-z][a-z0-9.-]*)", name)
+    told = re.fullmatch(
+        r"[a-z-]+/(mnist|cifar10|tiny-imagenet|imagenet)-([\d.]+)-([a-z][a-z0-9.-]*)", name
+    )
     assert told is not None
     assert recipe.data.name.startswith(told[1])
     grey = 1.0 if told[1] == "mnist" else 255.0
+    if name.startswith("abscert/"):  # whose radii are on pixels of [-1, 1]
+        grey *= 2
     assert recipe.certify.eps == pytest.approx(float(told[2]) / grey, rel=1e-12)
     assert recipe.train.eps >= recipe.certify.eps * (1 - 1e-12)
     assert METHODS[recipe.method.name].name == recipe.method.name
@@ -83,7 +87,7 @@ def test_its_network_takes_its_images(name: str) -> None:
     assert recipe.data.augment in AUGMENTATIONS
     assert recipe.model.name in MODELS
     options = recipe.model.options
-    assert set(options) <= {"mean", "std", "activation", "slope"}
+    assert set(options) <= {"mean", "std", "activation", "slope", "cells"}
     assert len(options.get("mean", shape[:1] * shape[0])) == shape[0]
     counted = size(recipe.model.name, shape, classes, activation=options.get("activation"))
     assert counted.parameters > 0

@@ -55,7 +55,7 @@ def test_a_small_box_lies_in_the_ball_and_in_the_pixel_range(
     x[:, :10] = x[:, :10].round()  # pixels at the ends, where the ball is cut
     data = Batch(trace(model, (40,)), x.to(dtype), y)
     region = SmallBox(ratio, radius=radius)  # type: ignore[arg-type]
-    ((box, weight),) = region.boxes(data, EPS, at(EPS))
+    ((box, weight, *_),) = region.boxes(data, EPS, at(EPS))
     whole = Box.around(x.to(dtype), EPS)
     assert weight == 1.0
     assert bool((box.lower >= whole.lower).all())
@@ -79,7 +79,7 @@ def test_the_box_is_the_formulas(radius: str) -> None:
         tau = torch.full_like(low, 0.7 * EPS)
     middle = torch.minimum(torch.maximum(point, low + tau), high - tau)
     region = SmallBox(0.7, Fixed(), radius=radius)  # type: ignore[arg-type]
-    ((box, _),) = region.boxes(data, EPS, at(EPS))
+    ((box, *_),) = region.boxes(data, EPS, at(EPS))
     expected = (torch.maximum(middle - tau, low), torch.minimum(middle + tau, high))
     torch.testing.assert_close((box.lower, box.upper), expected, rtol=0, atol=1e-15)
 
@@ -87,7 +87,7 @@ def test_the_box_is_the_formulas(radius: str) -> None:
 def test_the_box_holds_the_adversarial_point_where_the_clip_allows_it() -> None:
     _, data = setting()
     region = SmallBox(0.4)
-    ((box, _),) = region.boxes(data, EPS, at(EPS))
+    ((box, *_),) = region.boxes(data, EPS, at(EPS))
     point = region.attack.points(data, Box.around(data.x, EPS), at(EPS))
     assert bool((point >= box.lower - 1e-12).all())
     assert bool((point <= box.upper + 1e-12).all())
@@ -201,10 +201,10 @@ def test_the_small_box_does_not_depend_on_the_other_images() -> None:
     model, data = setting()
     graph, progress = trace(model, (4,)), at(EPS)
     assert progress.seeds is not None
-    ((whole, _),) = SmallBox(0.3).boxes(data, EPS, progress)
+    ((whole, *_),) = SmallBox(0.3).boxes(data, EPS, progress)
     part = Batch(graph, data.x[2:4], data.y[2:4])
     few = Progress(step=3, epoch=2, eps=EPS, eps_max=EPS, seeds=progress.seeds[2:4])
-    ((small, _),) = SmallBox(0.3).boxes(part, EPS, few)
+    ((small, *_),) = SmallBox(0.3).boxes(part, EPS, few)
     torch.testing.assert_close(small.lower, whole.lower[2:4], rtol=0, atol=1e-12)
 
 

@@ -13,13 +13,24 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from taut.attacks.fgsm import FGSM
+from taut.attacks.flips import Flips
 from taut.attacks.loop import Attack, Attacked
 from taut.attacks.losses import margin
 from taut.attacks.mode import evaluating
 from taut.attacks.pgd import PGD
 from taut.attacks.starts import image_seeds
 
-ATTACKS: Mapping[str, type[Attack]] = MappingProxyType({"fgsm": FGSM, "pgd": PGD})
+ATTACKS: Mapping[str, type[Attack]] = MappingProxyType({"fgsm": FGSM, "flips": Flips, "pgd": PGD})
 """The attacks by name, for the command line and recipes."""
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "Attacked", "evaluating", "image_seeds", "margin"]
+__all__ = [
+    "ATTACKS",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "Attacked",
+    "Flips",
+    "evaluating",
+    "image_seeds",
+    "margin",
+]

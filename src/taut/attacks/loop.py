@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, get_args
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from taut.attacks.losses import Loss, margin, objective, ranked_targets, score
 from taut.attacks.mode import evaluating
-from taut.attacks.starts import uniform
+from taut.attacks.starts import mix, uniform
 from taut.errors import ConfigError, DataError, ModelError, RegionError
 from taut.region import Box
 
@@ -38,6 +40,37 @@ class Attacked:
     point: Tensor
     success: Tensor
     margin: Tensor
+
+
+class Run(NamedTuple):
+    """The images still in one run, in step: tensors with one row per image.
+
+    ``rows`` are their places in the batch, ``half`` half widths of the boxes, and ``target`` the
+    class each run aims at, None without. ``memory`` is what an attack keeps from one move to the
+    next, one row per image as well; it begins empty.
+    """
+
+    rows: Tensor
+    y: Tensor
+    lower: Tensor
+    upper: Tensor
+    half: Tensor
+    point: Tensor
+    target: Tensor | None
+    memory: Mapping[str, Tensor] = MappingProxyType({})
+
+    def keep(self, going: Tensor) -> Run:
+        """Return the run of some of its images."""
+        return Run(
+            self.rows[going],
+            self.y[going],
+            self.lower[going],
+            self.upper[going],
+            self.half[going],
+            self.point[going],
+            None if self.target is None else self.target[going],
+            {name: value[going] for name, value in self.memory.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +123,32 @@ class Attack(ABC):
     @abstractmethod
     def sizes(self) -> tuple[float, ...]:
         """Return the length of every step, in half widths of the box."""
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """Return where in its box a random run begins, from uniform numbers; each in [0, 1]."""
+        return noise
+
+    def move(
+        self, run: Run, climbed: Tensor, gradient: Tensor, size: float, noise: Callable[[], Tensor]
+    ) -> Run:
+        """Return the run with its next points, inside the boxes: here a signed step.
+
+        Parameters
+        ----------
+        run
+            The images, their points and what earlier moves of this run have kept.
+        climbed
+            What is climbed at these points, ``(b,)``; higher is worse.
+        gradient
+            Its gradient with respect to the pixels, shape of the points.
+        size
+            Length of the step, one of :meth:`sizes`.
+        noise
+            Draws uniform numbers in [0, 1) of the shape of the points, other ones at each step.
+
+        """
+        moved = run.point + size * run.half * gradient.sign().nan_to_num_(0.0)
+        return run._replace(point=moved.clamp(run.lower, run.upper))
 
     def __call__(
         self,
@@ -150,29 +209,6 @@ class Attack(ABC):
         return nullcontext()
 
 
-class _Run(NamedTuple):
-    """The images still in one run, in step: tensors with one row per image."""
-
-    rows: Tensor
-    y: Tensor
-    lower: Tensor
-    upper: Tensor
-    half: Tensor
-    point: Tensor
-    target: Tensor | None
-
-    def keep(self, going: Tensor) -> _Run:
-        return _Run(
-            self.rows[going],
-            self.y[going],
-            self.lower[going],
-            self.upper[going],
-            self.half[going],
-            self.point[going],
-            None if self.target is None else self.target[going],
-        )
-
-
 class _Search:
     """The state of one call: for every image, the best point so far."""
 
@@ -203,12 +239,12 @@ class _Search:
             with torch.no_grad():
                 self.reference = self._logits(self.x)
         for restart, target in self._runs():
-            run = _Run(everything, self.y, self.lower, self.upper, self.half, self.x, target)
+            run = Run(everything, self.y, self.lower, self.upper, self.half, self.x, target)
             if self.attack.stop_early:
                 run = run.keep(~(self.margin < 0))
             if len(run.rows) == 0:
                 break
-            self._climb(run._replace(point=self._start(restart, run)))
+            self._climb(run._replace(point=self._start(restart, run)), restart)
         return Attacked(self.point, self.margin < 0, self.margin)
 
     def _runs(self) -> Iterator[tuple[int, Tensor | None]]:
@@ -222,25 +258,32 @@ class _Search:
             for target in targets:
                 yield restart, target
 
-    def _start(self, restart: int, run: _Run) -> Tensor:
+    def _start(self, restart: int, run: Run) -> Tensor:
         if not self.attack.random_start:
             return run.point
         lower, upper = self.start.lower[run.rows], self.start.upper[run.rows]
-        if self.generator is None:
-            noise = uniform(self.seeds[run.rows.cpu()], restart, lower)
-        else:
-            drawn = torch.rand(  # for the whole batch, so that the stream never depends on success
-                self.x.shape,
-                generator=self.generator,
-                dtype=self.x.dtype,
-                device=self.generator.device,
-            )
-            noise = drawn.to(self.x.device)[run.rows]
+        noise = self.attack.begin(self._noise(restart, run))
         return (lower + noise * (upper - lower)).clamp(lower, upper)
 
-    def _climb(self, run: _Run) -> None:
+    def _noise(self, restart: int, run: Run, step: int | None = None) -> Tensor:
+        """Return uniform numbers for a run's start or one of its steps, shape of its points."""
+        if self.generator is None:
+            seeds = self.seeds[run.rows.cpu()]
+            if step is not None:  # of a stream of its own
+                own = [mix(seed, -1 - restart) for seed in seeds.tolist()]
+                seeds = torch.tensor(own, dtype=torch.int64)
+            return uniform(seeds, restart if step is None else step, run.point)
+        drawn = torch.rand(  # for the whole batch, so that the stream never depends on success
+            self.x.shape,
+            generator=self.generator,
+            dtype=self.x.dtype,
+            device=self.generator.device,
+        )
+        return drawn.to(self.x.device)[run.rows]
+
+    def _climb(self, run: Run, restart: int) -> None:
         """Follow one run to its end; the start and every iterate are offered."""
-        for size in (*self.attack.sizes(), None):
+        for step, size in enumerate((*self.attack.sizes(), None)):
             point = run.point.detach().requires_grad_(size is not None)
             with torch.set_grad_enabled(size is not None):
                 logits = self._logits(point)
@@ -249,12 +292,12 @@ class _Search:
                 return
             climbed = objective(logits, run.y, run.target, self._clean(run))
             gradient = self._gradient(climbed, point)
-            moved = run.point + size * run.half * gradient.sign().nan_to_num_(0.0)
-            run = run._replace(point=moved.clamp(run.lower, run.upper))
+            noise = functools.partial(self._noise, restart, run, step)
+            run = self.attack.move(run, climbed.detach(), gradient, size, noise)
             if going is not None and not bool(going.all()):
                 run = run.keep(going)
 
-    def _offer(self, run: _Run, logits: Tensor) -> Tensor | None:
+    def _offer(self, run: Run, logits: Tensor) -> Tensor | None:
         """Record the run's points where they beat the best; tell which images go on (None: all)."""
         margins = margin(logits, run.y)
         scores = score(logits, run.y, self.attack.loss, self._clean(run))
@@ -269,7 +312,7 @@ class _Search:
         self.score[rows] = scores[better]
         return going
 
-    def _clean(self, run: _Run) -> Tensor | None:
+    def _clean(self, run: Run) -> Tensor | None:
         return None if self.reference is None else self.reference[run.rows]
 
     def _gradient(self, loss: Tensor, point: Tensor) -> Tensor:

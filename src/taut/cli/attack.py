@@ -14,10 +14,15 @@ from taut.cli.common import threads as computing_with
 from taut.errors import ConfigError
 
 if TYPE_CHECKING:
-    from taut.attacks import FGSM, PGD
+    from taut.attacks.loop import Attack
 
 Method = Annotated[
-    str, typer.Option("--method", metavar="NAME", help="pgd (many steps) or fgsm (one step).")
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="pgd (many steps), fgsm (one step) or flips (corners, for models with cells).",
+    ),
 ]
 Loss = Annotated[
     str,
@@ -29,7 +34,7 @@ Loss = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option("--steps", metavar="N", min=1, help="Gradient steps of pgd.", show_default="40"),
+    typer.Option("--steps", metavar="N", min=1, help="Steps of pgd or flips.", show_default="40"),
 ]
 Restarts = Annotated[
     int, typer.Option("--restarts", metavar="N", min=1, help="Random starts per image.")
@@ -77,6 +82,7 @@ def attack(
       taut attack runs/demo
       taut attack runs/a --eps 8/255 --steps 100 --restarts 5 --loss margin
       taut attack model.safetensors --data cifar10 --eps 2/255 --method fgsm
+      taut attack runs/cells --method flips --restarts 3 --loss margin
     """
     from taut.api import results
     from taut.cli.source import open_source
@@ -95,18 +101,21 @@ def attack(
     tell(figures, folder, as_json)
 
 
-def _search(
-    method: str, steps: int | None, step: float | None, restarts: int, loss: str
-) -> FGSM | PGD:
+def _search(method: str, steps: int | None, step: float | None, restarts: int, loss: str) -> Attack:
     """Return the attack; a value out of range is told by the attack itself."""
-    from taut.attacks import FGSM, PGD
+    from taut.attacks import FGSM, PGD, Flips
 
     kind = cast("Literal['ce', 'margin']", loss)
     if method == "pgd":
         count = PGD.steps if steps is None else steps
         return PGD(steps=count, step=step, restarts=restarts, loss=kind)
+    if method == "flips":
+        if step is not None:
+            raise ConfigError("flips moves whole pixels; leave out --step, or choose --method pgd")
+        count = Flips.steps if steps is None else steps
+        return Flips(steps=count, restarts=restarts, loss=kind)
     if method != "fgsm":
-        raise ConfigError(f"--method must be pgd or fgsm; got {method!r}")
+        raise ConfigError(f"--method must be pgd, fgsm or flips; got {method!r}")
     if steps is not None:
         raise ConfigError("fgsm makes one step; leave out --steps, or choose --method pgd")
     return FGSM(step=step, restarts=restarts, loss=kind)

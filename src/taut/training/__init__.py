@@ -44,6 +44,7 @@ from taut.training.recipe import Recipe, apply_overrides, from_dict, load, loads
 from taut.training.region import (
     REGIONS,
     Batch,
+    CellChoices,
     FullBall,
     Radii,
     Region,
@@ -70,6 +71,7 @@ __all__ = [
     "Bisector",
     "Bound",
     "Bounded",
+    "CellChoices",
     "Combination",
     "ConvexLogits",
     "CrownIBP",

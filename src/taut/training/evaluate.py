@@ -108,7 +108,8 @@ def validate(
     those before it are fractions of all images. ``attacked_accuracy`` is the fraction of the
     first ``attacked_images`` images that are classified correctly and at every iterate of a PGD
     attack of 10 steps. ``unstable_share`` is the share of activation inputs that can lie on both
-    sides of a knee, by interval bounds at ``eps``, over the first 1000 images at most.
+    sides of a knee, by interval bounds at ``eps``, over the first 1000 images at most; cells of a
+    grid are no neurons.
     ``dead_share_k``, for the k-th activation that is flat beyond a knee (ReLU, leaky ReLU, ramps),
     is the share of its neurons that lie beyond the same knee on every image: z <= 0, or z >= r.
 
@@ -206,7 +207,7 @@ def _bending(network: Network, x: Tensor, eps: float) -> Tensor:
     for part in x.split(WATCHED_CHUNK) if len(x) else ():
         known = interval.propagate(network, Box.around(part, eps))
         for node in network.nodes:
-            if isinstance(node.operator, Activation):
+            if isinstance(node.operator, Activation) and not node.operator.jumps:
                 bends = node.operator.bends(known.at(node.inputs[0]))
                 counts += torch.stack(
                     [bends.sum(), bends.new_tensor(bends.numel(), dtype=counts.dtype)]

@@ -13,11 +13,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 from taut.data import Augment, ImageSet, steps
 from taut.errors import ConfigError
 from taut.graph import trace
-from taut.operators.ramp import ParamRamp
 from taut.property import check_labels
-from taut.training.initialise import shi
+from taut.training.initialise import initialise
 from taut.training.methods import Method
 from taut.training.objective import Objective
+from taut.training.parameters import no_weights
 from taut.training.run import Run, StepInfo
 from taut.training.runtime import environment
 from taut.training.settings import Settings
@@ -95,8 +95,8 @@ def fit(
         held = None if validation is None else validation.to(fabric.device)
         if resume and sink is not None:
             _resume(run, sink)
-        if not run.rows and settings.init == "shi":
-            shi(model, run.graph, settings.seed)
+        if not run.rows:
+            initialise(settings.init, model, run.graph, settings.seed)
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
             row = run.train_epoch(epoch, on_step if fabric.is_global_zero else None)
             if held is not None and run.is_validated(epoch):
@@ -171,12 +171,12 @@ def _optimiser(model: nn.Module, settings: Settings) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ConfigError("the model has no parameter to train; set requires_grad=True on some")
-    # the range r of a ramp is no weight; decay would close it, or make NaN of an infinite one
-    ramps = {id(module.r) for module in model.modules() if isinstance(module, ParamRamp)}
+    # decay would close the range of a ramp, or make NaN of an infinite one, and empty a cell
+    others = no_weights(model)
     lr, decay = settings.lr, settings.weight_decay
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if id(p) not in ramps], "weight_decay": decay},
-        {"params": [p for p in parameters if id(p) in ramps], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in others], "weight_decay": decay},
+        {"params": [p for p in parameters if id(p) in others], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimiser == "adam":

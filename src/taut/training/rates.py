@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from taut.errors import ConfigError
 from taut.training.scaling import EPOCHS
 
-RateKind = Literal["constant", "milestones", "after-ramp", "cosine"]
+RateKind = Literal["constant", "milestones", "after-ramp", "cosine", "warmup-cosine"]
 MilestoneConvention = Literal["after-epoch", "start-of-epoch"]
 
 
@@ -28,7 +28,9 @@ class RateSchedule:
       1-based epoch: it acts already in the epoch whose number is m, one epoch earlier;
     - ``after-ramp``: :math:`f^{\lfloor \max(e-R,0)/k\rfloor}`, e the 0-based epoch, R the epoch in
       which eps reaches its target: constant during the ramp, then times f every k epochs;
-    - ``cosine``: :math:`\tfrac12(1+\cos(\pi t/T))`, T the steps of the whole run.
+    - ``cosine``: :math:`\tfrac12(1+\cos(\pi t/T))`, T the steps of the whole run;
+    - ``warmup-cosine``: the same half cosine over the steps after the warm-up alone,
+      :math:`\tfrac12(1+\cos(\pi (t-w)/(T-w)))` for :math:`t \ge w`.
 
     During the first ``warmup`` epochs the factor is multiplied by :math:`\min((t+1)/w, 1)`, w the
     steps of the warm-up.
@@ -36,7 +38,7 @@ class RateSchedule:
     Parameters
     ----------
     kind
-        One of the four above.
+        One of the five above.
     milestones
         Epochs at which the rate is multiplied by ``factor``; a fraction falls inside an epoch.
     factor
@@ -58,7 +60,8 @@ class RateSchedule:
     ----------
     Zhang et al. (2020), published code (``after-epoch``, ``after-ramp``); Mueller et al.,
     *Certified training: small boxes are all you need* (2023), published code
-    (``start-of-epoch``).
+    (``start-of-epoch``); Zhang et al., *Boosting verified training for robust image
+    classifications via abstraction* (2023), Appendix (``warmup-cosine``).
 
     """
 
@@ -70,10 +73,9 @@ class RateSchedule:
     warmup: float = field(default=0.0, metadata=EPOCHS)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("constant", "milestones", "after-ramp", "cosine"):
-            raise ConfigError(
-                f"lr.kind must be constant, milestones, after-ramp or cosine; got {self.kind!r}"
-            )
+        if self.kind not in get_args(RateKind):
+            known = ", ".join(get_args(RateKind))
+            raise ConfigError(f"lr.kind must be one of {known}; got {self.kind!r}")
         if self.convention not in ("after-epoch", "start-of-epoch"):
             raise ConfigError(
                 f"lr.convention must be after-epoch or start-of-epoch; got {self.convention!r}"
@@ -123,5 +125,13 @@ class RateSchedule:
             since = max(step // steps - math.ceil(ramp_end / steps), 0)
             return float(self.factor ** (since // self.every))
         if self.kind == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * min(step / (steps * epochs), 1.0)))
+            return _half_cosine(step / (steps * epochs))
+        if self.kind == "warmup-cosine":
+            begin = self.warmup * steps
+            return _half_cosine((step - begin) / max(steps * epochs - begin, 1.0))
         return 1.0
+
+
+def _half_cosine(share: float) -> float:
+    """Return the half cosine from 1 at share 0 to 0 at share 1, and what it ends with outside."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(max(share, 0.0), 1.0)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from taut.errors import ConfigError, first_line
 from taut.training.activation import ActivationSchedule
@@ -23,6 +23,8 @@ from taut.training.scaling import changed_fields, merged, scaled
 from taut.training.schedule import EpsRamp
 from taut.training.sections import build, describe, unknown
 from taut.training.settings import Settings, Train, at_least, radius
+
+TuneBy = Literal["cell-accuracy", "certified"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,41 @@ class CertifySection:
 
 
 @dataclass(frozen=True)
+class TuneSection:
+    """``[tune]``: how `taut tune` chooses the number of cells.
+
+    Parameters
+    ----------
+    cells
+        Numbers of cells to train with, tried from the coarsest grid on.
+    by
+        What counts on validation images: ``cell-accuracy``, or ``certified``, the accuracy that
+        IBP and CROWN-IBP prove at ``certify.eps``.
+    stop
+        Try no finer grid once the loss would not gain from narrower cells; with
+        ``cell-accuracy`` only, and for cells that emit their ends.
+
+    Raises
+    ------
+    ConfigError
+        When a number is below 1 or given twice.
+
+    """
+
+    cells: tuple[int, ...] = ()
+    by: TuneBy = "cell-accuracy"
+    stop: bool = True
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(TuneBy):
+            raise ConfigError(f"tune.by must be cell-accuracy or certified; got {self.by!r}")
+        if any(n < 1 for n in self.cells) or len(set(self.cells)) != len(self.cells):
+            raise ConfigError(
+                f"tune.cells must be different numbers of cells from 1 on; got {list(self.cells)}"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One run: data, network, method, training, schedules and certification."""
 
@@ -124,6 +161,7 @@ class Recipe:
     certify: CertifySection
     regularise: Regularisers = field(default_factory=Regularisers)
     activation: ActivationSchedule = field(default_factory=ActivationSchedule)
+    tune: TuneSection = field(default_factory=TuneSection)
     title: str = ""
 
     def settings(self) -> Settings:
@@ -176,6 +214,8 @@ class Recipe:
         """Return plain values that :func:`from_dict` turns back into an equal recipe."""
         plain = dataclasses.asdict(self)
         plain["method"] = {"name": self.method.name, **copy.deepcopy(self.method.fields)}
+        if self.tune == TuneSection():  # most recipes have nothing to tune
+            del plain["tune"]
         result = _lists(plain)
         assert isinstance(result, dict)
         return result
@@ -191,10 +231,11 @@ SECTIONS: Mapping[str, type] = {
     "regularise": Regularisers,
     "activation": ActivationSchedule,
     "certify": CertifySection,
+    "tune": TuneSection,
 }
 """The tables of a recipe; those of :data:`OPTIONAL` may be left out."""
 
-OPTIONAL = ("schedule", "lr", "regularise", "activation")
+OPTIONAL = ("schedule", "lr", "regularise", "activation", "tune")
 
 
 def from_dict(table: Any) -> Recipe:

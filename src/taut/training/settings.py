@@ -15,7 +15,7 @@ from taut.training.schedule import EpsRamp
 
 Optimiser = Literal["adam", "adamw", "radam", "sgd"]
 Precision = Literal["32-true", "tf32", "bf16-mixed", "64-true"]
-Initialisation = Literal["default", "shi"]
+Initialisation = Literal["default", "shi", "xavier", "kaiming", "gaussian"]
 BatchNorm = Literal["running", "population"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -38,7 +38,8 @@ class Train:
     lr
         Learning rate before the schedule's factor.
     weight_decay
-        Weight decay, 0 for none; never on the range r of ParamRamp.
+        Weight decay, 0 for none; never on the range r of ParamRamp or learned
+        thresholds of cells.
     momentum
         Momentum of ``sgd``.
     grad_clip
@@ -56,8 +57,9 @@ class Train:
     threads
         CPU threads of each process; 0 leaves PyTorch's setting.
     init
-        Initial weights: ``default``, those the model comes with, or ``shi``, under which
-        intervals keep their width from layer to layer; see :func:`taut.training.initialise.shi`.
+        Initial weights: ``default``, those the model comes with; ``shi``, under which intervals
+        keep their width from layer to layer; ``xavier`` (uniform), ``kaiming`` (normal) or
+        ``gaussian`` (deviation 0.01) of convolutions and linear layers.
     average_from
         Epochs trained before weights are averaged; validation and the result then are the mean of
         the weights at the ends of the epochs since. 0 for no average.

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from taut.errors import ConfigError
 from taut.graph import Network
+from taut.graph.network import Node
 from taut.operators.base import Activation
 
 
@@ -29,7 +30,7 @@ def cut_node(network: Network, split: int) -> int:
 
     """
     places = _cuts(network)
-    total = sum(isinstance(node.operator, Activation) for node in network.nodes)
+    total = sum(_counts(node) for node in network.nodes)
     wanted = split if split >= 0 else total + split
     if not 0 <= wanted <= total:
         raise ConfigError(
@@ -56,6 +57,11 @@ def tail(network: Network, index: int) -> Network:
     return Network((start, *rest))
 
 
+def _counts(node: Node) -> bool:
+    """Whether a node is an activation; the cells of a grid, which make the input, are none."""
+    return isinstance(node.operator, Activation) and not node.operator.jumps
+
+
 def _cuts(network: Network) -> dict[int, int]:
     """Return the first separating node for each number of activations that has one."""
     found: dict[int, int] = {}
@@ -66,8 +72,7 @@ def _cuts(network: Network) -> dict[int, int]:
     count, reach = 0, 0
     for node in network.nodes:
         if reach <= node.index:  # nothing before reaches beyond
-            activation = isinstance(node.operator, Activation)
-            found.setdefault(count + activation, node.index)
-        count += isinstance(node.operator, Activation)
+            found.setdefault(count + _counts(node), node.index)
+        count += _counts(node)
         reach = max(reach, last[node.index])
     return found

@@ -54,11 +54,12 @@ class TAPS:
     ----------
     split
         How many activations, counted from the input in the order of the graph, belong to the
-        interval part (max pooling counts); negative, how many belong to the other: -1 leaves
-        one. The cut is the first node behind them that separates the network. Published code
-        counts modules instead: its split "17 4" of the CNN7 with batch norm (the normalisation,
-        five times convolution, norm and ReLU, a flatten; linear, norm, ReLU, linear) has five
-        ReLUs in its first part and is ``split = 5``; "4 17" is 1, "10 11" is 3, "13 8" is 4.
+        interval part (max pooling counts, cells of a grid do not); negative, how many belong to
+        the other: -1 leaves one. The cut is the first node behind them that separates the
+        network. Published code counts modules instead: its split "17 4" of the CNN7 with batch
+        norm (the normalisation, five times convolution, norm and ReLU, a flatten; linear, norm,
+        ReLU, linear) has five ReLUs in its first part and is ``split = 5``; "4 17" is 1, "10 11"
+        is 3, "13 8" is 4.
     search
         The attack in the latent box, its steps in half widths of that box. It climbs the margin
         of one class; its scale, loss and spread are of no use here.
@@ -147,7 +148,7 @@ class TAPS:
     ) -> Tensor:
         """Return the margins ``(B, K)`` at the points found, with gradients through both parts."""
         rest = tail(network, cut)
-        latent = known.interval(cut).bounds
+        latent = known.at(cut)
         points = self._points(rest.detached(), latent, y, progress)
         linked = connect(points, latent.lower, latent.upper, self.threshold)
         logits = rest(linked.flatten(0, 1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from taut.region import PIXELS, Box
 from taut.training.attack import TrainingAttack
 from taut.training.bound import Bound, Bounded
+from taut.training.bound.split import tail
 from taut.training.progress import Losses, Progress
 from taut.training.region import Batch, Region
 
@@ -72,8 +73,9 @@ class Terms:
         network = batch.network  # the clean pass comes first: small boxes see its statistics
         total: Tensor | None = None
         found, weights = [], []
-        for box, weight in self.region.boxes(batch, progress.eps, progress):
-            bounded = self.bound.bounded(network, box, batch.y, progress)
+        for box, weight, node in self.region.boxes(batch, progress.eps, progress):
+            behind = network if node == 0 else tail(network, node)
+            bounded = self.bound.bounded(behind, box, batch.y, progress)
             loss = bounded.losses.mean()
             loss = loss if weight == 1.0 else weight * loss
             total = loss if total is None else total + loss

@@ -24,6 +24,7 @@ from taut.training.combination.kappas import (
     prefer_adversarial,
     prefer_robust,
 )
+from taut.training.parameters import no_weights
 from taut.training.progress import NEGLIGIBLE_EPS, Losses, Progress
 from taut.training.scaling import EPOCHS
 from taut.training.schedule import EpsRamp
@@ -88,7 +89,8 @@ class Bisector:
         until eps is full, as the published code does.
     moments
         Gradients the weights are computed from: of ``all`` parameters, or of the ``first-layer``
-        alone (the first trainable tensor; the published code).
+        alone (the first trainable tensor but learned thresholds of cells; the published
+        code).
     reg_in_both
         Add the square in case 2, too (the published code).
     fosc
@@ -169,7 +171,11 @@ class Bisector:
         adversarial = attacked.losses.mean()
         by_adversarial = _gradients(adversarial, parameters)
         by_robust = _gradients(robust.loss, parameters)
-        scope = slice(None) if self.moments == "all" else slice(1)
+        scope = slice(None)
+        if self.moments == "first-layer":
+            others = no_weights(terms.batch.graph.module)
+            place = next((i for i, p in enumerate(parameters) if id(p) not in others), 0)
+            scope = slice(place, place + 1)
         overlap = self._renewed(
             progress.average(_flat(by_adversarial[scope])),
             progress.average(_flat(by_robust[scope])),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from taut.errors import ConfigError
 from taut.graph import Graph, Network
 from taut.region import Box
 from taut.training.progress import Progress
@@ -73,10 +75,15 @@ class Batch:
 
 
 class WeightedBox(NamedTuple):
-    """One input set and the weight of its loss; a region's weights add up to 1."""
+    """One input set and the weight of its loss; a region's weights add up to 1.
+
+    ``node`` is the node of the network that the box is about: 0, its pixels, or one behind which
+    nothing reads what was before. The network that is bounded begins there.
+    """
 
     box: Box
     weight: float
+    node: int = 0
 
 
 class Region(Protocol):
@@ -88,3 +95,21 @@ class Region(Protocol):
         ``eps`` is an argument of its own so that one region can ask another for smaller sets.
         """
         ...
+
+
+def of_pixels(sets: Sequence[WeightedBox], region: str) -> Sequence[WeightedBox]:
+    """Return the sets; raise :class:`ConfigError` where one is about a node behind the pixels."""
+    if any(each.node != 0 for each in sets):
+        raise ConfigError(
+            f"the region {region} is made of sets of pixels, and its inner region gives sets of "
+            'values behind the cells; choose another one, or kind = "subset"'
+        )
+    return sets
+
+
+def widest(sets: Sequence[WeightedBox]) -> Box:
+    """Return the set with the largest sum of widths."""
+    if len(sets) == 1:
+        return sets[0].box
+    widths = torch.stack([(each.box.upper - each.box.lower).sum() for each in sets])
+    return sets[int(widths.argmax())].box

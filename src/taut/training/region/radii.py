@@ -116,6 +116,6 @@ class Radii:
         found = []
         for i, weight in enumerate(self.coefficients(), start=1):
             radius = eps if i == self.count else eps * i / self.count
-            for box, share in self.inner.boxes(batch, radius, progress):
-                found.append(WeightedBox(box, weight if share == 1.0 else weight * share))
+            for box, share, node in self.inner.boxes(batch, radius, progress):
+                found.append(WeightedBox(box, weight if share == 1.0 else weight * share, node))
         return found

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from taut.errors import ConfigError
 from taut.region import Box
 from taut.training.attack import TrainingAttack
 from taut.training.progress import Progress
-from taut.training.region.base import Batch, Region, WeightedBox
+from taut.training.region.base import Batch, Region, WeightedBox, of_pixels, widest
 from taut.training.region.full_ball import FullBall
 
 Radius = Literal["per-dimension", "scalar"]
@@ -83,7 +84,7 @@ class SmallBox:
 
     def boxes(self, batch: Batch, eps: float, progress: Progress) -> Sequence[WeightedBox]:
         """Return the small box in each set of ``inner``, with its weight."""
-        sets = self.inner.boxes(batch, eps, progress)
+        sets = of_pixels(self.inner.boxes(batch, eps, progress), "small-box")
         if self.radius == "scalar" and len(sets) > 1:
             raise ConfigError(
                 'method.radius = "scalar" needs an inner region of one set; with several choose '
@@ -91,24 +92,22 @@ class SmallBox:
             )
         if self.ratio == 1.0:
             return sets
-        point = self.attack.points(batch, _widest(sets), progress)
-        return [WeightedBox(self._around(point, box, eps), weight) for box, weight in sets]
+        point = self.attack.points(batch, widest(sets), progress)
+        return [
+            WeightedBox(around(point, each.box, self._tau(each.box, eps)), each.weight)
+            for each in sets
+        ]
 
-    def _around(self, point: torch.Tensor, box: Box, eps: float) -> Box:
-        """Return the small box near ``point`` in ``box``."""
-        lower, upper = box.lower, box.upper
+    def _tau(self, box: Box, eps: float) -> Tensor:
+        """Return the radius of the small box in ``box``."""
         if self.radius == "scalar":
-            tau = torch.full_like(lower, self.ratio * eps)
-        else:
-            tau = self.ratio * box.radius
-        middle = torch.minimum(torch.maximum(point, lower + tau), upper - tau)
-        # by rounding an end may lie outside by its last bit
-        return Box(torch.maximum(middle - tau, lower), torch.minimum(middle + tau, upper))
+            return torch.full_like(box.lower, self.ratio * eps)
+        return self.ratio * box.radius
 
 
-def _widest(sets: Sequence[WeightedBox]) -> Box:
-    """Return the set with the largest sum of widths."""
-    if len(sets) == 1:
-        return sets[0].box
-    widths = torch.stack([(box.upper - box.lower).sum() for box, _ in sets])
-    return sets[int(widths.argmax())].box
+def around(point: Tensor, box: Box, tau: Tensor) -> Box:
+    """Return the box of radius ``tau`` near ``point``, moved inside ``box``."""
+    lower, upper = box.lower, box.upper
+    middle = torch.minimum(torch.maximum(point, lower + tau), upper - tau)
+    # by rounding an end may lie outside by its last bit
+    return Box(torch.maximum(middle - tau, lower), torch.minimum(middle + tau, upper))

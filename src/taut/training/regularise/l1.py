@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from taut.operators.ramp import ParamRamp
+from taut.training.parameters import no_weights
 
 On = Literal["weights", "all"]
 
@@ -25,7 +25,7 @@ def l1(model: nn.Module, on: On) -> Tensor:
         ``weights``: the weights of convolutions and linear layers; ``all``: every parameter that
         is trained, biases and batch normalisation too, but not the range r of a
         :class:`~taut.operators.ramp.ParamRamp`, which is no weight: r = 0 would be a dead
-        neuron, and r is infinite while its right part is off.
+        neuron, and r is infinite while its right part is off. Nor learned thresholds of cells.
 
     References
     ----------
@@ -50,7 +50,7 @@ def _weights(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _all(model: nn.Module) -> Iterator[Tensor]:
-    ranges = {id(module.r) for module in model.modules() if isinstance(module, ParamRamp)}
+    others = no_weights(model)
     for parameter in model.parameters():
-        if parameter.requires_grad and id(parameter) not in ranges:
+        if parameter.requires_grad and id(parameter) not in others:
             yield parameter

@@ -9,8 +9,10 @@ from torch import Tensor
 from taut.bounds import Intermediate
 from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Activation
+from taut.operators.cells import Beside
 from taut.operators.convtranspose import ConvTranspose2d
 from taut.operators.forms import Interval
+from taut.operators.shape import Reshape
 
 Average = Callable[[Tensor], Tensor]
 """Averages a tensor without gradient over the processes of a run."""
@@ -24,12 +26,15 @@ def alone(value: Tensor) -> Tensor:
 def activation_inputs(known: Intermediate) -> list[Interval]:
     """Return the interval of every activation's input, in topological order.
 
-    Activations by elements only: a maximum over windows has no active and inactive state.
+    Activations by elements only: a maximum over windows has no active and inactive state. The
+    cells of a grid have none either, and are part of the input.
     """
     found = []
     for node in known.net.nodes:
         operator = node.operator
-        if isinstance(operator, Activation) and operator.axis is None and len(node.inputs) == 1:
+        if not isinstance(operator, Activation) or operator.jumps:
+            continue
+        if operator.axis is None and len(node.inputs) == 1:
             index = node.inputs[0]
             better = known.refined.get(index)
             found.append(
@@ -45,11 +50,18 @@ def entry(known: Intermediate) -> Interval:
 
     A normalisation in the model widens the box by 1 / std, of which training can change
     nothing. Measured from behind it, growth is what the layers with weights add, and it is the
-    same whether images are normalised in the model or, as in published codes, before it.
+    same whether images are normalised in the model or, as in published codes, before it. Of both
+    ends of a cell it is the interval of one, as the two move together.
     """
-    for node in known.net.nodes:
+    nodes = known.net.nodes
+    for node in nodes:
         if isinstance(node.operator, Linear | Conv2d | ConvTranspose2d):
-            return known.interval(node.inputs[0])
+            index = node.inputs[0]
+            before = nodes[index]
+            if isinstance(before.operator, Reshape):
+                before = nodes[before.inputs[0]]
+            beside = isinstance(before.operator, Beside)
+            return known.interval(before.inputs[0] if beside else index)
     return known.interval(0)
 
 

@@ -20,7 +20,8 @@ def tightness(known: Intermediate, tolerance: float, average: Average = alone) -
 
     :math:`r_k` is the mean radius of the input of activation k of m, over images and neurons;
     :math:`r_0` that of what the first layer with weights reads, which is the input box where
-    the model does not normalise. Boxes that shrink cost nothing.
+    the model does not normalise. Boxes that shrink cost nothing, and so do images none of whose
+    pixels reaches another cell.
 
     Parameters
     ----------
@@ -43,4 +44,6 @@ def tightness(known: Intermediate, tolerance: float, average: Average = alone) -
     radii = [entry(known).radius.mean(), *(layer.radius.mean() for layer in layers)]
     first, *rest = shared(torch.stack(radii), average).clamp(min=0.0).unbind()
     ratios = first / torch.stack(rest).clamp(min=LEAST_RADIUS)
+    # where no pixel straddles an edge of its cells there is nothing that could grow
+    ratios = torch.where(first > LEAST_RADIUS, ratios, tolerance)
     return (tolerance - ratios).clamp(min=0.0).mean() / tolerance
