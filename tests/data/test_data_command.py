@@ -78,8 +78,8 @@ def test_get_says_where_the_data_is(run, tiny, tmp_path):
 
 
 def test_errors_are_those_the_entry_point_prints(run, tmp_path):
-    assert isinstance(run("get", "imagenet").exception, ConfigError)
-    assert isinstance(run("show", "imagenet").exception, ConfigError)
+    assert isinstance(run("get", "imagenet-21k").exception, ConfigError)
+    assert isinstance(run("show", "imagenet-21k").exception, ConfigError)
     result = run("get", "tiny", "--data-dir", tmp_path, "--base-url", "http://127.0.0.1:9")
     assert isinstance(result.exception, DataError)
     assert "no connection" in str(result.exception)

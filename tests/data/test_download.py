@@ -231,4 +231,4 @@ def test_a_shipped_set_needs_no_download(monkeypatch):
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ConfigError, match="cifar10"):
-        get("imagenet")
+        get("imagenet-21k")

@@ -1,13 +1,14 @@
 """Data sets by name, the caller's own images, batches and augmentation.
 
     >>> import taut.data
-    >>> sorted(taut.data.DATASETS)
-    ['cifar10', 'fashion-mnist', 'mnist', 'mnist-5k', 'tiny-imagenet', 'tiny-imagenet-56']
+    >>> sorted(taut.data.DATASETS)[:5]
+    ['cifar10', 'fashion-mnist', 'imagenet', 'mnist', 'mnist-5k']
 
 Splits are ``train``, ``validation``, ``train+validation`` and ``test``. MNIST, Fashion-MNIST
 and CIFAR-10 have an official training and test part; ``validation`` is held out of the
-official training part, which as a whole is ``train+validation``. So it is with Tiny-ImageNet,
-whose official validation part is ``test`` here: its own test images have no labels.
+official training part, which as a whole is ``train+validation``. So it is with ImageNet and
+Tiny-ImageNet, whose official validation part is ``test`` here: their own test images have no
+labels.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def load(
 
     Files are looked for in ``data_dir``, then in the folder that the environment variable
     ``TAUT_DATA`` names, then in the user's cache, and each is checked against its published
-    SHA-256. The JPEG files of Tiny-ImageNet have no published sums; they are decoded once into
-    the user's cache (:mod:`taut.data.decoded`).
+    SHA-256. The JPEG files of ImageNet and Tiny-ImageNet have no published sums; they are decoded
+    once into the user's cache (:mod:`taut.data.decoded`).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Random flips and shifts of a whole batch at once, on the device it lies on."""
+"""Random flips, shifts and rectangles of a whole batch at once, on the device it lies on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from taut.data.rectangles import Enlarge, Erase, grey
 from taut.errors import ConfigError, DataError
 
-Padding = Literal["zeros", "edge", "reflect"]
+Padding = Literal["zeros", "edge", "reflect", "grey"]
 
 
 class Offsets(NamedTuple):
@@ -27,7 +28,7 @@ class Offsets(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """Pad, crop at random, flip left to right at random.
+    """Erase or enlarge a rectangle; pad, crop at random, flip left to right at random.
 
     Every one of the ``(H + 2 pad - crop + 1) x (W + 2 pad - crop + 1)`` crops of the padded
     image is equally likely and, with ``flip``, its mirror image as likely as itself.
@@ -40,9 +41,14 @@ class Augment:
         Pixels added on every side.
     mode
         What they hold: ``"zeros"`` (black: normalisation is a layer of the model and comes
-        later), ``"edge"`` (the nearest pixel), ``"reflect"`` (mirrored, the edge not repeated).
+        later), ``"edge"`` (the nearest pixel), ``"reflect"`` (mirrored, the edge not repeated),
+        ``"grey"`` (mid-grey: 0.5, or the byte 128).
     crop
         Height and width of the result in pixels; ``None`` keeps those of the image.
+    erase
+        Paints a rectangle before anything is cropped; ``None`` paints none.
+    enlarge
+        Enlarges a rectangle before anything is cropped; ``None`` leaves the image as it is.
 
     Raises
     ------
@@ -55,6 +61,8 @@ class Augment:
     pad: int = 0
     mode: Padding = "zeros"
     crop: int | None = None
+    erase: Erase | None = None
+    enlarge: Enlarge | None = None
 
     def __post_init__(self) -> None:
         if self.pad < 0:
@@ -91,6 +99,10 @@ class Augment:
         """
         if self == Augment(mode=self.mode):
             return images
+        self.size(images)
+        for change in (self.enlarge, self.erase):
+            if change is not None:
+                images = change(images, generator)
         return self.apply(images, self.draw(images, generator))
 
     def size(self, images: Tensor) -> tuple[int, int]:
@@ -127,7 +139,7 @@ class Augment:
 
         Nothing is padded: pixel (i, j) of image b comes from row ``top[b] + i - pad`` and
         column ``left[b] + j - pad`` (``left[b] + w - 1 - j - pad`` when flipped) of the image,
-        where a place outside it is mapped back into it or set to zero as ``mode`` says.
+        where a place outside it is mapped back into it or painted as ``mode`` says.
         """
         batch, channels, height, width = images.shape
         high, wide = self.size(images)
@@ -139,10 +151,10 @@ class Augment:
         source = (source + self._inside(columns, width)[:, None, :]).view(batch, 1, high * wide)
         flat = images.reshape(batch, channels, height * width)
         result = flat.gather(2, source.expand(-1, channels, -1)).view(batch, channels, high, wide)
-        if self.mode == "zeros" and self.pad:
+        if self.mode in ("zeros", "grey") and self.pad:
             outside = ((rows < 0) | (rows >= height))[:, :, None]
             outside = outside | ((columns < 0) | (columns >= width))[:, None, :]
-            result.masked_fill_(outside[:, None], 0)
+            result.masked_fill_(outside[:, None], grey(images) if self.mode == "grey" else 0)
         return result
 
     def _inside(self, places: Tensor, size: int) -> Tensor:
@@ -164,6 +176,9 @@ AUGMENTATIONS: dict[str, Augment] = {
     "flip-crop2-edge": Augment(flip=True, pad=2, mode="edge"),
     # Tiny-ImageNet at 56 x 56, random crops of 64 x 64: Xu et al. (2020), LBP and SABR.
     "flip-crop56": Augment(flip=True, crop=56),
+    # CIFAR-10 and ImageNet of ABSCERT (Zhang et al., 2023).
+    "flip-erase-crop4-grey": Augment(flip=True, pad=4, mode="grey", erase=Erase()),
+    "flip-enlarge": Augment(flip=True, enlarge=Enlarge()),
 }
 """The augmentations of published training settings, by name."""
 

@@ -29,7 +29,12 @@ Pixels = NDArray[np.uint8]
 
 
 def decoded(
-    paths: Sequence[Path], folder: Path, shape: tuple[int, int, int], name: str
+    paths: Sequence[Path],
+    folder: Path,
+    shape: tuple[int, int, int],
+    name: str,
+    *,
+    resize: bool = False,
 ) -> NDArray[np.uint8]:
     """Return the pixels of JPEG files, decoded unless the cache has them.
 
@@ -40,9 +45,11 @@ def decoded(
     folder
         Root of the data set.
     shape
-        ``(3, H, W)`` that every image must have.
+        ``(3, H, W)`` that every image must have, or gets.
     name
         Of the data set and its part: the beginning of the file's name.
+    resize
+        Resize images of another size, bilinearly and without regard to their proportions.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def decoded(
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{start}.lock"):  # one process decodes, the others wait
                 if not target.exists():
-                    _write(target, paths, shape)
+                    _write(target, paths, shape, resize)
                     for old in cache.glob(f"{start}-*.npy"):
                         if old != target:
                             old.unlink(missing_ok=True)
@@ -107,7 +114,7 @@ def _check_pillow() -> None:
         ) from error
 
 
-def _write(target: Path, paths: Sequence[Path], shape: tuple[int, int, int]) -> None:
+def _write(target: Path, paths: Sequence[Path], shape: tuple[int, int, int], resize: bool) -> None:
     """Write the pixels of all images, all or nothing."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
     temporary = Path(name)
@@ -118,7 +125,8 @@ def _write(target: Path, paths: Sequence[Path], shape: tuple[int, int, int]) -> 
             np.lib.format.write_array_header_1_0(stream, header)
             for at in range(0, len(paths), _CHUNK):
                 chunk = paths[at : at + _CHUNK]
-                images = pool.map(_decode, chunk, [shape] * len(chunk))
+                decode = _resized if resize else _decode
+                images = pool.map(decode, chunk, [shape] * len(chunk))
                 stream.write(np.stack(list(images)).tobytes())
         temporary.replace(target)
     finally:
@@ -126,17 +134,32 @@ def _write(target: Path, paths: Sequence[Path], shape: tuple[int, int, int]) -> 
 
 
 def _decode(path: Path, shape: tuple[int, int, int]) -> Pixels:
-    """Return the pixels ``(3, H, W)`` of a JPEG file, from 0 to 255."""
+    """Return the pixels ``(3, H, W)`` of a JPEG file of that size, from 0 to 255."""
+    pixels = _read(path, None)
+    if pixels.shape != shape:
+        raise DataError(
+            f"{path} has {pixels.shape[1]} x {pixels.shape[2]} pixels; published are "
+            f"{shape[1]} x {shape[2]}"
+        )
+    return pixels
+
+
+def _resized(path: Path, shape: tuple[int, int, int]) -> Pixels:
+    """Return the pixels of a JPEG file of any size, resized to ``(3, H, W)``."""
+    return _read(path, (shape[2], shape[1]))
+
+
+def _read(path: Path, size: tuple[int, int] | None) -> Pixels:
+    """Return the pixels ``(3, H, W)`` of a JPEG file, resized where a size (W, H) is given."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            if image.size != (shape[2], shape[1]):
-                raise DataError(
-                    f"{path} has {image.height} x {image.width} pixels; published are "
-                    f"{shape[1]} x {shape[2]}"
-                )
-            pixels = np.asarray(image.convert("RGB"))
+        # some files of ImageNet have the wrong ending
+        with Image.open(path, formats=("JPEG",) if size is None else ("JPEG", "PNG")) as image:
+            colours = image.convert("RGB")
+            if size is not None and size != colours.size:
+                colours = colours.resize(size, Image.Resampling.BILINEAR)
+            pixels = np.asarray(colours)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be decoded: {error}") from error
     return pixels.transpose(2, 0, 1)

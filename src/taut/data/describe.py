@@ -45,12 +45,15 @@ class Tree:
         For each part, what has to be there below the folder of the layout.
     partial
         Parts that may have fewer images than were published.
+    by_class
+        All parts have a folder for each class with its images, of any size, which are resized.
 
     """
 
     classes: tuple[str, ...]
     needs: Mapping[str, tuple[str, ...]]
     partial: tuple[str, ...] = ()
+    by_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,11 @@ class Dataset:
     package
         The PyPI package that ships the files; such a set has no downloads.
     remedy
-        For a set with a package, the command that repairs an installation of it.
+        For a set with a package, the command that repairs an installation of it; for one with
+        an archive behind a page, the command that opens the page.
     archive
-        Address of the zip file of a set that users fetch and unpack themselves.
+        Address of the zip file of a set that users fetch and unpack themselves, or of the page
+        with its files.
     margin
         Pixels of the files around the images that networks see, from which only random crops
         take any.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,6 +110,10 @@ def remedy(dataset: Dataset, data_dir: PathLike | None = None) -> str:
     if dataset.package is not None:
         return dataset.remedy if package_roots(dataset.package) else "pip install 'taut[digits]'"
     if dataset.archive:
+        if dataset.remedy:
+            return dataset.remedy
+        import shlex  # only to word this hint
+
         target = shlex.quote(str(search_path(data_dir)[0].path))
         name = dataset.archive.rpartition("/")[2]
         return f"curl -LO {dataset.archive} && unzip -qo {name} -d {target}"

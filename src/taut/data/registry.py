@@ -8,6 +8,7 @@ Fashion-MNIST pages and torchvision publish.
 from __future__ import annotations
 
 from taut.data.describe import Dataset, Download, File, Layout, Split
+from taut.data.imagenet import IMAGENET
 from taut.data.tiny_imagenet import TINY_IMAGENET, TINY_IMAGENET_56
 from taut.errors import ConfigError
 
@@ -289,7 +290,15 @@ MNIST_5K = Dataset(
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
-    for dataset in (MNIST, FASHION_MNIST, CIFAR10, TINY_IMAGENET, TINY_IMAGENET_56, MNIST_5K)
+    for dataset in (
+        MNIST,
+        FASHION_MNIST,
+        CIFAR10,
+        TINY_IMAGENET,
+        TINY_IMAGENET_56,
+        IMAGENET,
+        MNIST_5K,
+    )
 }
 """The data sets by name."""
 

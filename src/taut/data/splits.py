@@ -94,10 +94,17 @@ def cut(labels: Indices, sizes: Sequence[int], by_rank: Indices) -> Indices:
 
 
 def members(dataset: Dataset, split: Split, labels: Indices) -> Indices | None:
-    """Return which images of the part make up a split, in order; None for the whole part."""
+    """Return which images of the part make up a split, in order; None for the whole part.
+
+    Of a part with fewer images than were published, the pieces are as much smaller.
+    """
     if not split.pieces:
         return None
+    sizes, whole = dataset.cuts[split.part], dataset.part_size(split.part)
+    if len(labels) < whole:
+        later = [size * len(labels) // whole for size in sizes[1:]]
+        sizes = (len(labels) - sum(later), *later)
     salt = f"{dataset.family or dataset.name}/{split.part}"
     by_rank, handed_out = fixed_orders(len(labels), salt)
-    pieces = cut(labels, dataset.cuts[split.part], by_rank)
+    pieces = cut(labels, sizes, by_rank)
     return handed_out[np.isin(pieces[handed_out], split.pieces)]

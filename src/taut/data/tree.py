@@ -1,9 +1,13 @@
-"""Trees of single JPEG files as Tiny-ImageNet has them: which images there are, and their labels.
+"""Trees of single JPEG files: which images there are, and their labels.
 
+As Tiny-ImageNet has them:
 ``wnids.txt`` names the classes by their WordNet ids. Training images of a class lie in
 ``train/<wnid>/images``, test images together in ``val/images``, and the lines of
 ``val/val_annotations.txt`` begin with a file and its wnid. The label is the position of the
 wnid in alphabetical order, as torchvision's ``ImageFolder`` counts, not in ``wnids.txt``.
+
+As ImageNet is unpacked: training images of a class lie in ``train/<wnid>``, test images in
+``val/<wnid>``. Any of them may be missing; folders that name no class are an error.
 """
 
 from __future__ import annotations
@@ -31,12 +35,13 @@ def read_tree(
         Where ``wnids.txt`` is.
     part
         ``"train"`` (class by class, each in alphabetical order) or ``"test"`` (in the order of the
-        annotations).
+        annotations, or class by class).
     tree
         The classes.
     shape
         ``(N, C, H, W)``: how many images the part was published with, and of which shape. The
-        training part has as many of each class; the test part has those that are annotated.
+        training part of Tiny-ImageNet has as many of each class; its test part has those that are
+        annotated.
     name
         What the decoded images are kept under, see :func:`taut.data.decoded.decoded`.
 
@@ -53,6 +58,10 @@ def read_tree(
         When Pillow is not installed, or the cache cannot be written.
 
     """
+    if tree.by_class:
+        paths, labels = _whatever(folder / tree.needs[part][0], tree.classes, shape[0])
+        images = decoded(paths, folder, shape[1:], f"{name}-{part}", resize=True)
+        return images, np.array(labels, dtype=np.int64)
     _check_classes(folder / "wnids.txt", tree.classes)
     if part == "train":
         paths, labels = _by_class(folder / "train", tree.classes, shape[0] // len(tree.classes))
@@ -86,6 +95,22 @@ def _by_class(folder: Path, classes: tuple[str, ...], each: int) -> Listed:
     return paths, labels
 
 
+def _whatever(folder: Path, classes: tuple[str, ...], most: int) -> Listed:
+    """Return the images of the classes that have some, class by class."""
+    label_of = {wnid: label for label, wnid in enumerate(classes)}
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in sorted(_names(folder)):
+        if name not in label_of:
+            raise DataError(f"{folder} has {name}, which is none of the {len(classes)} classes")
+        found = [folder / name / image for image in sorted(_images(folder / name))]
+        paths += found
+        labels += [label_of[name]] * len(found)
+    if not 1 <= len(paths) <= most:
+        raise DataError(f"{folder} holds {len(paths)} JPEG images; published are {most}")
+    return paths, labels
+
+
 def _annotated(folder: Path, classes: tuple[str, ...], most: int) -> Listed:
     """Return what the annotations list; a shorter list is accepted with just its images."""
     path, inside = folder / "val_annotations.txt", folder / "images"
@@ -110,11 +135,16 @@ def _annotated(folder: Path, classes: tuple[str, ...], most: int) -> Listed:
 
 def _images(folder: Path) -> set[str]:
     """Return the names of the JPEG files in a folder, hidden ones left out."""
+    return {name for name in _names(folder) if name.endswith(".JPEG")}
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names in a folder, hidden ones left out."""
     try:
         names = [path.name for path in folder.iterdir()]
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
-    return {name for name in names if name.endswith(".JPEG") and not name.startswith(".")}
+    return {name for name in names if not name.startswith(".")}
 
 
 def _text(path: Path) -> str:
