@@ -26,7 +26,7 @@ from toml_words import default, kind, toml
 from taut import training
 from taut.attacks import ATTACKS
 from taut.bounds import METHODS as BOUNDING
-from taut.data import AUGMENTATIONS, DATASETS
+from taut.data import AUGMENTATIONS, DATASETS, Augment
 from taut.models import MODELS, size
 from taut.training.choose import AXES
 from taut.training.recipe import SECTIONS
@@ -92,7 +92,7 @@ _ELSEWHERE = {  # what a docstring refers to and a page has in another place
     "; see `ends`": "; see below",
     ", see `Attack`": "",
     ", see `IBP`": " only",
-    "One of the four above.": "See below.",
+    "One of the five above.": "See below.",
 }
 
 
@@ -297,10 +297,23 @@ def augmentations() -> str:
             str(a.pad),
             code(a.mode) if a.pad else "-",
             "as it was" if a.crop is None else f"{a.crop} x {a.crop}",
+            _rectangle(a),
         )
         for name, a in AUGMENTATIONS.items()
     )
-    return table(("name", "flip", "shift, pixels", "filled with", "size"), rows)
+    columns = ("name", "flip", "shift, pixels", "filled with", "size", "before, a rectangle")
+    return table(columns, rows)
+
+
+def _rectangle(augment: Augment) -> str:
+    """Say what an augmentation does to a random rectangle before it shifts the image."""
+    if augment.erase is not None:
+        low, high = augment.erase.area
+        return f"of {low:g} to {high:g} of the area grey, in {augment.erase.probability:g} of all"
+    if augment.enlarge is not None:
+        low, high = augment.enlarge.area
+        return f"of {low:g} to {high:g} of the area enlarged to the whole"
+    return "-"
 
 
 def networks() -> str:

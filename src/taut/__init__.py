@@ -27,7 +27,7 @@ from taut._version import __version__
 from taut.api.bounding import bounds, margins
 from taut.api.loading import build_model, load_data, load_model
 from taut.api.searching import attack
-from taut.attacks import FGSM, PGD
+from taut.attacks import FGSM, PGD, Flips
 from taut.data import ImageSet
 from taut.errors import TautError
 from taut.graph import trace
@@ -36,16 +36,21 @@ from taut.region import Box, LpBall
 from taut.verify import Cascade, Certification, Status, Verdict, certify
 
 if TYPE_CHECKING:
+    from taut.api.cells import cell_accuracy
     from taut.api.fitting import fit
+    from taut.api.tuning import Tuning, tune
     from taut.formats.onnx import load_onnx, save_onnx
     from taut.training import FitResult, Settings
 
 _LATER = {
+    "cell_accuracy": "taut.api.cells",
     "fit": "taut.api.fitting",
     "FitResult": "taut.training",
     "Settings": "taut.training",
     "load_onnx": "taut.formats.onnx",
     "save_onnx": "taut.formats.onnx",
+    "Tuning": "taut.api.tuning",
+    "tune": "taut.api.tuning",
 }
 """Names that are imported when they are first asked for: not every use needs them."""
 
@@ -57,16 +62,19 @@ __all__ = [
     "Cascade",
     "Certification",
     "FitResult",
+    "Flips",
     "ImageSet",
     "LpBall",
     "Settings",
     "Status",
     "TautError",
+    "Tuning",
     "Verdict",
     "__version__",
     "attack",
     "bounds",
     "build_model",
+    "cell_accuracy",
     "certify",
     "fit",
     "load_data",
@@ -75,6 +83,7 @@ __all__ = [
     "margins",
     "save_onnx",
     "trace",
+    "tune",
 ]
 
 if not TYPE_CHECKING:

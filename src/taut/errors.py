@@ -29,6 +29,10 @@ class RegionError(TautError):
     """An input region is malformed: eps negative or NaN, lower above upper, shapes that differ."""
 
 
+class PropertyError(TautError):
+    """A property is malformed, not understood, or does not fit the network."""
+
+
 class ModelError(TautError):
     """A model cannot be traced, or weights do not belong to it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import statistics
 import subprocess
 import sys
 from types import FunctionType, ModuleType
@@ -15,10 +14,10 @@ import taut
 import taut.bounds
 
 NAMES = {
-    "Bounds", "Box", "Cascade", "Certification", "FGSM", "FitResult", "ImageSet", "LpBall",
-    "PGD", "Settings", "Status", "TautError", "Verdict", "__version__", "attack", "bounds",
-    "build_model", "certify", "fit", "load_data", "load_model", "load_onnx", "margins", "save_onnx",
-    "trace",
+    "Bounds", "Box", "Cascade", "Certification", "FGSM", "FitResult", "Flips", "ImageSet", "LpBall",
+    "PGD", "Settings", "Status", "TautError", "Tuning", "Verdict", "__version__", "attack",
+    "bounds", "build_model", "cell_accuracy", "certify", "fit", "load_data", "load_model",
+    "load_onnx", "margins", "save_onnx", "trace", "tune",
 }  # fmt: skip
 
 HEAVY = ("lightning_fabric", "pydantic", "rich", "typer", "pooch", "plotly", "tensorboardX",
@@ -50,7 +49,7 @@ def test_the_names_are_those_of_their_rooms() -> None:
         "taut.verify": ("certify", "Cascade", "Certification", "Status", "Verdict"),
         "taut.region": ("Box", "LpBall"),
         "taut.formats.onnx": ("load_onnx", "save_onnx"),
-        "taut.attacks": ("PGD", "FGSM"),
+        "taut.attacks": ("PGD", "FGSM", "Flips"),
         "taut.training": ("Settings", "FitResult"),
         "taut.graph": ("trace",),
         "taut.bounds": ("Bounds",),
@@ -84,7 +83,7 @@ def test_the_order_of_imports_does_not_matter() -> None:
 
 
 def test_importing_is_cheap() -> None:
-    """As a share of importing torch, which a busy machine slows down alike."""
+    """As a share of importing torch: of each the quickest of several, since noise only adds."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     alone, more = [], []
     for _ in range(5):
@@ -96,4 +95,4 @@ def test_importing_is_cheap() -> None:
         assert heavy == []
         alone.append(float(torch_seconds))
         more.append(float(taut_seconds))
-    assert statistics.median(b / a for a, b in zip(alone, more, strict=True)) <= 0.25
+    assert min(more) / min(alone) <= 0.25

@@ -178,6 +178,9 @@ def test_an_attack_is_a_certification_that_proves_nothing(invoke: Invoke, run: P
     assert "attacked accuracy" in text
     assert "certified" not in text
     assert (run / "attack-mnist-5k-test-eps0.06-fgsm1x1-ce").is_dir()
+    options = ("--method", "flips", "--steps", 3, "--restarts", 2, "--loss", "margin")
+    assert "attacked accuracy" in invoke("attack", run, "--first", 5, *options).stdout
+    assert (run / "attack-mnist-5k-test-eps0.06-flips3x2-margin").is_dir()
 
 
 def test_bounds_of_every_method(invoke: Invoke, run: Path) -> None:

@@ -30,7 +30,8 @@ COMMANDS = dict(commands())
 
 def test_the_commands_are_there() -> None:
     assert {path.split()[0] for path in COMMANDS} == {
-        "train", "certify", "attack", "bounds", "report", "recipes", "methods", "models", "data",
+        "train", "tune", "certify", "verify", "attack", "bounds", "report", "recipes", "methods",
+        "models", "data",
     }  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def test_a_command_line_that_does_not_exist_is_noticed() -> None:
     for line in ("certify", "certify runs/a --epsilon 0.1"):
         with pytest.raises(USAGE):
             parsed(line.split())
-    for line in ("verify runs/a", "data fetch mnist", "data"):
+    for line in ("prove runs/a", "data fetch mnist", "data"):
         with pytest.raises(AssertionError):
             parsed(line.split())
     with pytest.raises(AssertionError):

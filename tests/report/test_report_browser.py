@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cell_run import on_cells
 from sample_run import EVIL, Case
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -51,6 +52,12 @@ def address(case: Case, tmp_path_factory: pytest.TempPathFactory) -> str:
     names = ["<b>zero</b>", f"{EVIL} one", *(f"digit {i}" for i in range(2, 10))]
     data = replace(case.data, class_names=names)
     return write(data, tmp_path_factory.mktemp("report") / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def gridded(case: Case, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a network on cells, as a file address."""
+    return write(on_cells(case), tmp_path_factory.mktemp("cells") / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +236,55 @@ def test_figures_follow_the_theme_and_print_light(page: webdriver.Chrome) -> Non
     run(page, "dispatchEvent(new Event('afterprint'))")
     WebDriverWait(page, 10).until(lambda d: run(d, COLOURS) == dark)
     assert run(page, "return document.querySelector('#configuration').open") is False
+
+
+def test_cells_are_drawn_and_fit_in_every_width(driver: webdriver.Chrome, gridded: str) -> None:
+    driver.get_log("browser")
+    show(driver, 400, "light")
+    open_page(driver, gridded)
+    for width in (400, 1200):
+        show(driver, width, "light")
+        WebDriverWait(driver, 10).until(lambda d: not run(d, WIDE))
+        assert run(driver, "return document.documentElement.scrollWidth <= innerWidth")
+        shown = run(
+            driver,
+            """return Array.from(document.querySelectorAll("#cells img"), (image) => {
+              const box = image.getBoundingClientRect();
+              return [image.complete && image.naturalWidth === 28 && image.checkVisibility(),
+                      Math.min(box.width, box.height), Math.abs(box.width - box.height)];
+            });""",
+        )
+        assert len(shown) == 24
+        assert all(there and size > 40 and skew < 1 for there, size, skew in shown)
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+CONTRAST = """const probe = (selector) => {
+      const seen = getComputedStyle(document.querySelector(selector));
+      return [seen.color, seen.backgroundColor];
+    };
+    return [...["#cells .card.published .value", "#cells .card.published .gloss",
+                "#cells .facts th"].map((s) => probe(s)[0]),
+            probe("#cells .card.published")[1]];"""
+
+
+def test_cells_are_readable_in_both_themes(driver: webdriver.Chrome, gridded: str) -> None:
+    for scheme in ("light", "dark"):
+        show(driver, 1200, scheme)
+        open_page(driver, gridded)
+        *texts, panel = run(driver, CONTRAST)
+        assert (brightness(panel) > 200) == (scheme == "light")
+        assert all(contrast(text, panel) > 4.5 for text in texts)
+    show(driver, 1200, "light")
+
+
+def contrast(colour: str, other: str) -> float:
+    """Ratio of the luminances of two colours, as in WCAG 2.2."""
+
+    def luminance(text: str) -> float:
+        parts = np.array([float(part) for part in text[4:-1].split(",")]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(colour), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -52,8 +52,12 @@ class Plan:
     augment: Augment
 
 
-def from_recipe(recipe: Recipe, data_dir: PathLike | None = None) -> Plan:
+def from_recipe(
+    recipe: Recipe, data_dir: PathLike | None = None, *, like: Plan | None = None
+) -> Plan:
     """Return the plan of a recipe: load its data, build its network from its seed.
+
+    The images are those of ``like``, a plan of the same data, where it is given.
 
     Raises
     ------
@@ -66,8 +70,11 @@ def from_recipe(recipe: Recipe, data_dir: PathLike | None = None) -> Plan:
     method = recipe.method.build()
     augment = find_augmentation(recipe.data.augment)
     options = _model_options(recipe.model.options)
-    train = load_data(recipe.data.name, "train", data_dir)
-    held = load_data(recipe.data.name, "validation", data_dir)
+    if like is None:
+        train = load_data(recipe.data.name, "train", data_dir)
+        held: ImageSet | None = load_data(recipe.data.name, "validation", data_dir)
+    else:
+        train, held = like.train, like.validation
     model = seeded_model(
         recipe.model.name, train.shape, len(train.classes), recipe.train.seed, options
     )

@@ -35,12 +35,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from taut.api import straddling
 from taut.api.loading import network_name
 from taut.data import ImageSet
 from taut.errors import RunError, TautError
+from taut.models import cells_of
 from taut.store import Journal, RunFolder, hash_weights
 from taut.store.config import difference
 from taut.verify import Cascade, Certification, Verdict, certify
+from taut.verify.cascade import COMPLETE_STAGES
 from taut.verify.inputs import placement
 
 _FILES = ("config.json", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm",
@@ -82,6 +85,11 @@ class Job:
             "name": type(self.cascade.attack).__name__.lower(),
             **dataclasses.asdict(self.cascade.attack),
         }
+        used = self.cascade.complete()
+        for name in COMPLETE_STAGES:  # settings of what does not take part decide nothing
+            del cascade[name]
+            if name in used:
+                cascade[name] = dataclasses.asdict(used[name])
         return {
             "weights": hash_weights(self.model.state_dict()),
             "model": network_name(self.architecture),
@@ -305,6 +313,10 @@ def _figures(job: Job, result: Certification) -> dict[str, Any]:
         figures["certified_accuracy"] = None
         del figures["certified_interval"]
     speed = result.images / result.seconds if result.seconds > 0 else None
+    grid = cells_of(job.model)
+    if grid is not None:
+        natural, reach = result.natural_accuracy, job.cascade.data_range
+        figures["cells"] = straddling.figures(grid, job.images, job.eps, reach, natural)
     return {"kind": job.kind, **figures, "images_per_second": speed}
 
 

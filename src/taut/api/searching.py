@@ -38,7 +38,7 @@ def attack(
     eps
         Radius in pixel units of [0, 1].
     attack
-        :class:`taut.PGD` or :class:`taut.FGSM` with their settings.
+        :class:`taut.PGD`, :class:`taut.FGSM`, or :class:`taut.Flips` for models with cells.
     data_range
         Pixel range the ball is clipped to; None leaves it whole.
     seed

@@ -11,7 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from taut._version import __version__
-from taut.cli import attack, bounds, certify, data, methods, models, recipes, report, train
+from taut.cli import (
+    attack,
+    bounds,
+    certify,
+    data,
+    methods,
+    models,
+    recipes,
+    report,
+    train,
+    tune,
+    verify,
+)
 from taut.cli.common import INTERRUPTED, interrupted
 from taut.errors import TautError
 
@@ -132,7 +144,9 @@ WORK, LOOK = "Train and prove", "Look things up"
 
 _WORKING: tuple[Callable[..., None], ...] = (
     train.train,
+    tune.tune,
     certify.certify,
+    verify.verify,
     attack.attack,
     bounds.bounds,
     report.report,

@@ -26,7 +26,7 @@ from taut.cli.display import duration, percent, radius
 
 if TYPE_CHECKING:
     from taut.api.results import Job
-    from taut.training.recipe import CertifySection
+    from taut.cli.source import Source
     from taut.verify import Cascade
 
 Stages = Annotated[
@@ -34,7 +34,8 @@ Stages = Annotated[
     typer.Option(
         "--stages",
         metavar="A,B,...",
-        help="Stages after `clean`, in order: attack and bounding methods (`taut methods`).",
+        help="Stages after `clean`, in order: attack, bounding methods (`taut methods`), and the "
+        "complete verifiers branch and mip.",
         show_default="the run's, else attack,ibp,crown-ibp,crown",
     ),
 ]
@@ -63,7 +64,8 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="SECONDS",
-        help="Time per image; one that has used it up goes to no further stage.",
+        help="Time per image; one that has used it up goes to no further stage, and complete "
+        "verifiers stop.",
         show_default="no limit",
     ),
 ]
@@ -91,7 +93,8 @@ def certify(
 ) -> None:
     """Prove that images keep their class within eps, or find a counterexample.
 
-    Each image goes through the stages clean, attack, ibp, crown-ibp, crown until one decides.
+    Each image goes through the stages clean, attack, ibp, crown-ibp, crown until one decides; add
+    branch with a --timeout to decide what they leave open.
     Verdicts go into journal.sqlite one by one; the same command once more skips what is there,
     so that a killed or smaller certification is continued, and summary.json is written at the
     end.
@@ -112,7 +115,7 @@ def certify(
     with computing_with(threads):
         opened = open_source(source, device)
         size = opened.radius(eps)
-        cascade = _cascade(opened.certify, stages, steps, restarts)
+        cascade = _cascade(opened, stages, steps, restarts)
         cascade = replace(cascade, timeout=timeout, seed=seed, batch_size=batch_size)
         images = opened.images(data, split, first, data_dir)
         job = results.Job("certify", opened.model, opened.architecture, images, size, cascade)
@@ -125,16 +128,22 @@ def certify(
 
 
 def _cascade(
-    recipe: CertifySection | None, stages: str | None, steps: int | None, restarts: int | None
+    opened: Source, stages: str | None, steps: int | None, restarts: int | None
 ) -> Cascade:
-    """Return the cascade of a run's recipe, with what the command line changes."""
-    from taut.attacks import PGD
+    """Return the cascade of a run's recipe, with what the command line changes.
+
+    Networks on cells are attacked by flips, others by the cascade's own attack.
+    """
+    from taut.attacks import PGD, Flips
+    from taut.models import cells_of
     from taut.training.recipe import CertifySection
     from taut.verify import Cascade
 
-    default = recipe if recipe is not None else CertifySection(eps=0.0)
+    default = opened.certify if opened.certify is not None else CertifySection(eps=0.0)
     attack = Cascade().attack
-    if isinstance(attack, PGD):
+    if cells_of(opened.model) is not None:
+        attack = Flips(loss=attack.loss, targets=attack.targets)
+    if isinstance(attack, PGD | Flips):
         attack = replace(
             attack,
             steps=default.steps if steps is None else steps,
@@ -189,6 +198,8 @@ def _show(figures: Mapping[str, Any]) -> None:
     if figures["kind"] == "attack":
         broken = verdicts["attack"]["falsified"]
         rows.append(("counterexamples", str(broken)))
+    if figures.get("cells") is not None:
+        rows.append(("cells", _cells(figures["cells"])))
     rows.append(("time", f"{duration(figures['seconds'])}{pace}"))
     where = f"{figures['data']}, {figures['split']} split, eps {radius(figures['eps'])}"
     screen = console()
@@ -204,3 +215,12 @@ def _show(figures: Mapping[str, Any]) -> None:
     if figures["unknown"]:
         reasons = ", ".join(f"{reason} {n}" for reason, n in figures["unknown"].items())
         screen.print(f"unknown because of: {reasons}")
+
+
+def _cells(told: Mapping[str, Any]) -> str:
+    """Say in a line how far an adversary reaches into the cells of a grid."""
+    share, mean = percent(told["straddling_share"]), told["straddling_mean"]
+    return (
+        f"{share} of the pixel values straddle, {mean:.3g} an image; cell accuracy "
+        f"{percent(told['cell_accuracy'])}, no bound"
+    )

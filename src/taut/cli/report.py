@@ -141,7 +141,7 @@ def _collect(parts: Parts, data_dir: Path | None) -> ReportData:
     if training is not None:
         config = {**training.config, "certification": data.config.get("certification", {})}
         data = replace(data, config=config, metrics=training.read_metrics())
-    return _only_summarised(data, pictures)
+    return _with_cells(_only_summarised(data, pictures))
 
 
 def _only_summarised(data: ReportData, pictures: Pictures | None) -> ReportData:
@@ -157,6 +157,33 @@ def _only_summarised(data: ReportData, pictures: Pictures | None) -> ReportData:
         {} if pictures is None or not wanted else dict(zip(wanted, pictures(wanted), strict=True))
     )
     return replace(data, verdicts=verdicts, images=images)
+
+
+def _with_cells(data: ReportData) -> ReportData:
+    """Add the cells of some images, where the summary says that the network has a grid."""
+    import torch
+
+    from taut.api import straddling
+    from taut.region import PIXELS
+    from taut.report.cells import chosen
+    from taut.report.data import CellView
+
+    grid = data.summary.get("cells")
+    if grid is None or data.eps is None:
+        return data
+    steps = straddling.steps_of(grid["grid"])
+    views = {}
+    for verdict in chosen(data.verdicts):
+        if verdict.index not in data.images:
+            continue
+        image = torch.from_numpy(data.images[verdict.index])[None]
+        other, moved = verdict.counterexample, None
+        if other is not None:
+            moved = (steps.cell(other[None]) - steps.cell(image))[0].numpy()
+        reached = straddling.straddling(steps, image, data.eps, PIXELS)[0].numpy()
+        shown = straddling.levels(steps, image)[0].numpy()
+        views[verdict.index] = CellView(shown, reached, moved)
+    return replace(data, cells=views)
 
 
 def _meta(result: RunFolder) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def train(
     if resume is None:
         if recipe is None:
             raise ConfigError("name a recipe (see `taut recipes`), or a run to --resume")
-        changed = _recipe(recipe, settings or [], scale)
+        changed = chosen_recipe(recipe, settings or [], scale)
         path = out if out is not None else default_folder(recipe)
         opened = _new_run(changed, path, data_dir, device, threads)
     else:
@@ -146,8 +146,8 @@ def train(
     note(f"next: taut certify {folder.path}", as_json)
 
 
-def _recipe(name: str, settings: list[str], scale: float | None) -> Recipe:
-    """Return the recipe as it is trained, which is what the run folder keeps."""
+def chosen_recipe(name: str, settings: list[str], scale: float | None) -> Recipe:
+    """Return a recipe as it is trained, which is what the run folder keeps."""
     from taut.training import apply_overrides, load
 
     chosen = apply_overrides(load(name), settings)

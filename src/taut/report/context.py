@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from taut.report import counts, curves, facts, gallery, text
+from taut.report import cells, counts, curves, facts, gallery, text
 from taut.report import figures as draw
 from taut.report.counts import Share, StageRow
 from taut.report.data import ReportData
@@ -101,6 +101,7 @@ def context(data: ReportData) -> dict[str, Any]:
         "many": MOST_CLASSES,
         "pairs": _top_pairs(data),
         "pictures": _pictures(data),
+        "cells": cells.section(data, shares),
         "reasons": counts.reasons(data.verdicts),
         "measured_stages": isinstance(data.summary.get("stage_seconds"), Mapping),
         "epochs": _epochs(data.metrics),

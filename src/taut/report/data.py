@@ -22,6 +22,26 @@ _DISTANCE_SLACK = 1e-6
 
 
 @dataclass(frozen=True)
+class CellView:
+    """An image as a network sees it that begins with a grid of cells.
+
+    Parameters
+    ----------
+    levels
+        Its cells ``(C, H, W)``, from 0 (the first) to 1 (the last).
+    straddling
+        Which values eps lets into another cell, ``(C, H, W)``.
+    moved
+        By how many cells the counterexample moved each value, ``(C, H, W)``; None without one.
+
+    """
+
+    levels: Image
+    straddling: NDArray[np.bool_]
+    moved: NDArray[np.integer] | None = None
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything a report shows, as plain data.
 
@@ -38,11 +58,14 @@ class ReportData:
     summary
         The run's ``summary.json``: accuracies as fractions, ``eps`` in pixel units of [0, 1],
         ``seconds`` of wall time. Optional keys that the report knows: ``stage_seconds``
-        ({stage: seconds}), ``images_per_second``, ``data``, ``split``, ``model``, ``dtype``.
+        ({stage: seconds}), ``images_per_second``, ``data``, ``split``, ``model``, ``dtype``,
+        ``cells``.
     verdicts
         The journal, one verdict per image.
     images
         Index in the split -> image ``(C, H, W)`` in [0, 1], for the gallery.
+    cells
+        Index in the split -> cells of the image, for a network that begins with a grid of them.
     class_names
         Names by label; numbers are shown where it is None or too short.
     adversarial_predictions
@@ -60,6 +83,7 @@ class ReportData:
     summary: Mapping[str, Any]
     verdicts: Sequence[Verdict]
     images: Mapping[int, Image] = field(default_factory=dict)
+    cells: Mapping[int, CellView] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
     adversarial_predictions: Mapping[int, int] | None = None
     commands: Sequence[str] = ()

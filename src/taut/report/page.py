@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from taut._version import __version__
-from taut.report import text
+from taut.report import cells, text
 from taut.report.context import context, figures
 from taut.report.data import ReportData, check
 from taut.store.atomic import write_atomic
@@ -33,10 +33,12 @@ def render(data: ReportData) -> str:
     Raises
     ------
     RunError
-        When parts of ``data`` contradict each other, see :func:`taut.report.data.check`.
+        When parts of ``data`` contradict each other, see :func:`taut.report.data.check`
+        and :func:`taut.report.cells.check`.
 
     """
     check(data)
+    cells.check(data)
     environment = _environment()
     drawn = {name: embed(figure.to_json()) for name, figure in figures(data).items()}
     return environment.get_template("report.html.j2").render(

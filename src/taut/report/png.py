@@ -18,6 +18,8 @@ _GREY, _RGB = 0, 2
 
 # Ends and middle of the scale for differences: blue lowers a pixel, red raises it.
 _LOWERED, _SAME, _RAISED = (33.0, 102.0, 172.0), (244.0, 244.0, 242.0), (178.0, 24.0, 43.0)
+_MARK = (122.0, 90.0, 166.0)  # the page's accent
+_FADED = 200.0  # black, where marks lie over a picture; all three colours stand out against it
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
@@ -74,6 +76,24 @@ def difference(
     same = np.array(_SAME)
     towards = np.where(signed > 0, np.array(_RAISED), np.array(_LOWERED))
     return _rounded(same + np.abs(signed) * (towards - same))
+
+
+def marked(
+    image: NDArray[np.floating],
+    where: NDArray[np.bool_],
+    sign: NDArray[np.integer] | None = None,
+) -> NDArray[np.uint8]:
+    """A faded grey picture of an image (C, H, W) in [0, 1] with some pixels marked, (H, W, 3).
+
+    ``where`` (H, W) is marked in violet; where ``sign`` (H, W) is given, red for 1 and blue for
+    -1, as in :func:`difference`.
+    """
+    grey = _FADED + (_SAME[0] - _FADED) * np.clip(image, 0.0, 1.0).mean(axis=0)[..., None]
+    colour = np.broadcast_to(np.array(_MARK), (*where.shape, 3))
+    if sign is not None:
+        colour = np.where(sign[..., None] > 0, np.array(_RAISED), colour)
+        colour = np.where(sign[..., None] < 0, np.array(_LOWERED), colour)
+    return _rounded(np.where(where[..., None], colour, grey))
 
 
 def _rounded(values: NDArray[np.floating]) -> NDArray[np.uint8]:

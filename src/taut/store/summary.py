@@ -19,6 +19,21 @@ One JSON object (UTF-8, values as in :mod:`taut.store.values`) with at least
     nothing was certified. Otherwise the counts add up to ``images``, and the
     verified ones to ``certified_accuracy * images`` (half an image of tolerance).
 
+A network whose first layer is a grid of cells has ``cells`` besides, an object of
+
+``grid``
+    ``n``, ``emit`` and ``offset`` of an even grid, or ``thresholds`` and ``emit``.
+``cell_accuracy``
+    the forward-pass check of the literature on such networks: the share of images that get
+    their label by their own cells. It is the natural accuracy and bounds no adversary.
+``pixels``
+    values of an image, its channels counted one by one.
+``straddling_share``, ``straddling_mean``, ``straddling_most``
+    values that eps lets into another cell: the share of all values of all images, their mean
+    number and their largest number per image.
+``without_straddling``
+    number of images that have none.
+
 Further keys are allowed.
 """
 
@@ -37,6 +52,8 @@ from taut.store.values import from_json, pretty, read_object, to_json
 ACCURACIES = ("natural_accuracy", "attacked_accuracy", "certified_accuracy")
 REQUIRED = (*ACCURACIES, "images", "eps", "seconds", "verdicts")
 STATUSES = ("verified", "falsified", "unknown")
+CELLS = ("grid", "cell_accuracy", "pixels", "straddling_share", "straddling_mean",
+         "straddling_most", "without_straddling")  # fmt: skip
 
 
 def write_summary(path: Path, summary: Mapping[str, object]) -> None:
@@ -72,6 +89,8 @@ def check_summary(summary: Mapping[str, Any], where: str) -> None:
         if high < low:
             raise RunError(f'{where}: "{better}" {high!r} is below "{worse}" {low!r}')
     _check_verdicts(summary, where)
+    if summary.get("cells") is not None:
+        _check_cells(summary, where)
 
 
 def _check_verdicts(summary: Mapping[str, Any], where: str) -> None:
@@ -96,6 +115,35 @@ def _check_verdicts(summary: Mapping[str, Any], where: str) -> None:
         raise RunError(
             f'{where}: "certified_accuracy" {certified!r} of {images} images '
             f"does not agree with {verified} verified ones"
+        )
+
+
+def _check_cells(summary: Mapping[str, Any], where: str) -> None:
+    cells, images = summary["cells"], summary["images"]
+    if not isinstance(cells, Mapping) or not set(CELLS) <= set(cells):
+        raise RunError(f'{where}: "cells" is {cells!r}; it needs {", ".join(CELLS)}')
+    if not isinstance(cells["grid"], Mapping):
+        raise RunError(f'{where}: "cells.grid" is {cells["grid"]!r}, not a grid')
+    if cells["cell_accuracy"] != summary["natural_accuracy"]:
+        raise RunError(
+            f'{where}: "cells.cell_accuracy" {cells["cell_accuracy"]!r} is not the natural '
+            f"accuracy {summary['natural_accuracy']!r}"
+        )
+    for key in ("pixels", "straddling_most", "without_straddling"):
+        if not _is_count(cells[key]):
+            raise RunError(f'{where}: "cells.{key}" is {cells[key]!r}, not a number of them')
+    for key in ("straddling_share", "straddling_mean"):
+        if not _is_number(cells[key]):
+            raise RunError(f'{where}: "cells.{key}" is {cells[key]!r}, not a number')
+    total, touched = cells["straddling_mean"] * images, images - cells["without_straddling"]
+    slack = 1e-9 * max(1.0, total)  # of one count that was divided twice
+    possible = 0 <= touched <= total + slack and cells["straddling_most"] <= cells["pixels"]
+    if not possible or total > cells["straddling_most"] * touched + slack:
+        raise RunError(f"{where}: the numbers of straddling pixels contradict each other: {cells}")
+    if abs(cells["straddling_share"] * cells["pixels"] * images - total) > slack:
+        raise RunError(
+            f'{where}: "cells.straddling_share" {cells["straddling_share"]!r} does not agree with '
+            f'"cells.straddling_mean" {cells["straddling_mean"]!r} of {cells["pixels"]} pixels'
         )
 
 
