@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch import nn
 import taut
 from taut.api.fitting import run_folder, train
 from taut.api.planning import from_recipe
+from taut.attacks import Flips
 from taut.cli.allocator import keep_pages
 from taut.data import ImageSet
 from taut.models import Cells
@@ -130,6 +132,9 @@ def _figures(net: nn.Sequential, test: ImageSet, eps: float) -> dict[str, Any]:
     first = test[:FIRST]
     begun = time.perf_counter()
     cascade = Cascade(stages=STAGES, timeout=10.0)
+    if isinstance(net[0], Cells):
+        flips = Flips(loss=cascade.attack.loss, targets=cascade.attack.targets)
+        cascade = replace(cascade, attack=flips)
     found = taut.certify(net, first.pixels(), first.labels, eps=eps, cascade=cascade)
     return {
         **verified(net, test, eps, "ibp"),

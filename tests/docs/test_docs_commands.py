@@ -22,7 +22,7 @@ from taut.models import MODELS
 from taut.operators import LINES
 from taut.training import METHODS, apply_overrides, from_dict, load, loads, names
 from taut.training.recipe import SECTIONS
-from taut.verify.cascade import DEFAULT_STAGES
+from taut.verify.cascade import COMPLETE_STAGES, DEFAULT_STAGES
 
 CONSOLE = [(place, line) for page in PAGES for place, line in console_lines(page)]
 TOML = [block for page in PAGES for block in blocks(page, "toml")]
@@ -70,7 +70,7 @@ def check(path: str, given: dict[str, Any]) -> None:
         if name is not None and "split" in given:
             find_split(DATASETS[name], given["split"])
     stages = given.get("stages")
-    assert stages is None or set(stages.split(",")) <= {*DEFAULT_STAGES, *BOUNDING}
+    assert stages is None or set(stages.split(",")) <= {*DEFAULT_STAGES, *BOUNDING, *COMPLETE_STAGES}
     assert given.get("lines") in (None, "best", *LINES)
     if path == "taut methods" and "name" in given:
         assert given["name"] in (None, *METHODS, *BOUNDING)
