@@ -209,6 +209,22 @@ def test_an_interrupted_list_goes_on_where_it_was(
     assert len(asked) == 2
 
 
+def test_results_of_other_stages_are_not_taken_for_these(
+    invoke: Invoke, benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decided(network: Path, property_file: Path, procedure: Any) -> Outcome:
+        return Outcome(Answer.UNKNOWN, "ibp", "stages exhausted", 1.5)
+
+    monkeypatch.setattr(listing, "decide_files", decided)
+    out = tmp_path / "results.csv"
+    assert invoke("verify", "--instances", benchmark, "--out", out).exit_code == 0
+    held = out.read_bytes()
+    result = invoke("verify", "--instances", benchmark, "--out", out, "--stages", "ibp")
+    assert result.exit_code == 2
+    assert "other settings (stages)" in " ".join(result.stderr.split())
+    assert out.read_bytes() == held
+
+
 def test_a_file_that_holds_no_results_is_not_written_to(
     invoke: Invoke, benchmark: Path, tmp_path: Path
 ) -> None:

@@ -70,7 +70,11 @@ def check(path: str, given: dict[str, Any]) -> None:
         if name is not None and "split" in given:
             find_split(DATASETS[name], given["split"])
     stages = given.get("stages")
-    assert stages is None or set(stages.split(",")) <= {*DEFAULT_STAGES, *BOUNDING, *COMPLETE_STAGES}
+    assert stages is None or set(stages.split(",")) <= {
+        *DEFAULT_STAGES,
+        *BOUNDING,
+        *COMPLETE_STAGES,
+    }
     assert given.get("lines") in (None, "best", *LINES)
     if path == "taut methods" and "name" in given:
         assert given["name"] in (None, *METHODS, *BOUNDING)

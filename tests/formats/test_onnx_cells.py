@@ -82,14 +82,15 @@ def _reference(path: Path, x: torch.Tensor) -> list[np.ndarray]:
     return ReferenceEvaluator(onnx.load(path)).run(None, {"input": x.numpy()})
 
 
-def stairs(table: list[float], *, behind: bool = False, counted: bool = True) -> Any:
+def stairs(table: list[float], *, behind: bool = False, counted: bool = True, kind: int = 7) -> Any:
     nodes = [
         node("Relu", "x", "r"),
         node("Unsqueeze", f"{'r' if behind else 'x'} last", "u"),
         node("GreaterOrEqual", "u t", "g"),
         node("Cast", "g", "c", to=1),
         node("ReduceSum", "c last", "s", keepdims=0),
-        node("Cast", "s" if counted else "c", "k", to=7),
+        node("Cast", "s" if counted else "c", "n", to=kind),
+        node("Cast", "n", "k", to=7),
         node("Gather", "v k", "y"),
     ]
     constants = {
@@ -118,6 +119,8 @@ def test_stairs_of_other_writers(tmp_path: Path) -> None:
         (stairs([0.0, 1.0]), "in a table of shape"),
         (stairs([0.0, 1.0, 2.0, 3.0], behind=True), "something else than raw pixels"),
         (stairs([0.0, 1.0, 2.0, 3.0], counted=False), "but for its first axis"),
+        (stairs([0.0, 1.0, 2.0, 3.0], kind=9), "to the element type 9"),  # truth values
+        (stairs([0.0, 1.0, 2.0, 3.0], kind=3), "to the element type 3"),  # eight bits
     ],
 )
 def test_what_is_no_staircase_is_refused(model: Any, message: str, tmp_path: Path) -> None:
@@ -136,4 +139,24 @@ def test_comparisons_alone_are_refused(tmp_path: Path) -> None:
     constants = {"last": np.array([2]), "t": np.array([0.2, 0.5], np.float32)}
     path = write(tmp_path / "net.onnx", model_of(nodes, (1, 6), constants))
     with pytest.raises(UnsupportedOperator, match="not counted and looked up"):
+        load_onnx(path)
+
+
+def test_what_is_added_before_counting_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        node("Unsqueeze", "x last", "u"),
+        node("GreaterOrEqual", "u t", "g"),
+        node("Cast", "g", "c", to=7),
+        node("Add", "c first", "a"),
+        node("ReduceSum", "a last", "s", keepdims=0),
+        node("Gather", "v s", "y"),
+    ]
+    constants = {
+        "last": np.array([4]),
+        "t": np.array([0.5], np.float32),
+        "first": np.array([0, 2]).reshape(2, 1, 1),
+        "v": np.array([0.0, 1.0, 10.0, 20.0], np.float32),
+    }
+    path = write(tmp_path / "net.onnx", model_of(nodes, (1, 2, 2, 1), constants))
+    with pytest.raises(UnsupportedOperator, match="not counted yet"):
         load_onnx(path)

@@ -209,3 +209,11 @@ def test_vectors_and_signals_have_ends_too() -> None:
         torch.testing.assert_close(net(x), module(x), rtol=1e-12, atol=1e-12)
         alone = torch.cat([module(image[None]) for image in x])
         torch.testing.assert_close(net(x), alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_ends_that_are_the_output_stay(flat: bool) -> None:
+    layers = [nn.Flatten()] if flat else [nn.Flatten(), nn.Identity()]
+    net = nn.Sequential(Cells(2, emit="ends"), *layers).double()
+    x = torch.rand(3, 1, 2, 2, dtype=torch.float64)
+    assert torch.equal(trace(net, (1, 2, 2)).instance()(x), net(x))

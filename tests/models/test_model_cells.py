@@ -365,7 +365,7 @@ def test_recipes_say_which_cells(cells: str) -> None:
     ("cells", "message"),
     [
         ("{ size = 3 }", "unknown key 'model.options.cells.size' .cells have n, emit, offset"),
-        ("true", "whole numbers from 1 to 1024; got True"),
+        ("true", "must be a number of cells.*got True"),
         ("0.5", r"must be a number of cells, a list .* or a table .*; got 0\.5"),
         ('"5"', "must be a number of cells"),
         ("{ n = 2000 }", "whole numbers from 1 to 1024; got 2000"),
@@ -377,3 +377,21 @@ def test_recipes_say_which_cells(cells: str) -> None:
 def test_recipes_with_no_cells_in_them_are_refused(cells: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_recipe(loads(RECIPE.format(cells=cells)))
+
+
+@pytest.mark.parametrize("emit", ["levels", "ends"])
+def test_the_slope_of_unequal_channels_is_that_of_their_own_cells(emit: str) -> None:
+    counts = [2, 10, 4]
+    layer = Cells(counts, emit=emit).double()
+    x = torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    layer(x).sum().backward()
+    for channel, n in enumerate(counts):
+        rise = 1.0 if emit == "levels" else 2 * 2 * (n - 1) / n  # both ends rise
+        assert torch.allclose(x.grad[0, channel], torch.tensor(rise, dtype=torch.float64))
+
+
+def test_a_table_of_cells_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'cells\.m'"):
+        build("dm-small-p1", (1, 28, 28), 10, cells={"m": 3})
+    with pytest.raises(ConfigError, match="first cell that holds no pixel"):
+        Cells(3, offset=1e-7)

@@ -12,6 +12,8 @@ from taut.verify.outcome import Outcome
 
 def present(path: Path) -> Path:
     """Return the path itself, or with ``.gz`` added where only that file is there."""
+    if not path.name:
+        return path
     packed = path.with_name(f"{path.name}.gz")
     return packed if not path.is_file() and packed.is_file() else path
 

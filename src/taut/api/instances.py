@@ -9,9 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from taut.api.deciding import decide_files
 from taut.errors import DataError, RunError, TautError
+from taut.store.atomic import write_atomic
+from taut.store.values import pretty, read_object
 from taut.verify.instance import Procedure
 from taut.verify.outcome import Outcome
 
@@ -54,7 +57,11 @@ def read_instances(path: Path) -> list[Instance]:
     if not path.is_file():
         raise DataError(f"there is no list of instances {path}; check the path")
     found = []
-    for number, line in enumerate(_lines(path.read_text(encoding="utf-8"), path), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a list of instances: {error}") from error
+    for number, line in enumerate(_lines(text, path), start=1):
         try:
             network, property_file, *rest = (word.strip() for word in line)
             timeout = float(rest[0]) if rest else None
@@ -64,6 +71,10 @@ def read_instances(path: Path) -> list[Instance]:
             ) from None
         if len(rest) > 1 or (timeout is not None and not 0 < timeout < math.inf):
             raise DataError(f"{path}, line {number}: {','.join(line)!r} has no positive seconds")
+        if not network or not property_file:
+            raise DataError(
+                f"{path}, line {number}: {','.join(line)!r} names no network or property"
+            )
         found.append(Instance(network, property_file, timeout))
     if not found:
         raise DataError(f"{path} lists no instance")
@@ -109,11 +120,16 @@ def run_instances(
     DataError
         When the list is missing or malformed.
     RunError
-        When ``out`` is there and is no such file.
+        When ``out`` cannot be written, is there and is no such file, or was begun in another
+        folder or with other settings, which are kept beside it in ``OUT.settings.json``.
 
     """
     instances = read_instances(listed)
-    known = _begin(out)
+    try:
+        known = _begin(out)
+        _same_settings(out, bool(known), _settings(listed, procedure))
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error}; name another with --out") from error
     rows = []
     for place, instance in enumerate(instances):
         row = known.get((instance.network, instance.property))
@@ -125,6 +141,30 @@ def run_instances(
         if on_row is not None:
             on_row(place, row)
     return rows
+
+
+def _settings(listed: Path, procedure: Procedure) -> dict[str, Any]:
+    """Return what the answers of a list depend on besides the files it names."""
+    return {
+        "folder": str(listed.resolve().parent),
+        "stages": list(procedure.stages),
+        "attack": repr(procedure.attack),
+        "seed": procedure.seed,
+    }
+
+
+def _same_settings(out: Path, begun: bool, settings: dict[str, Any]) -> None:
+    """Keep the settings beside the results; refuse to go on with others."""
+    place = out.with_name(out.name + ".settings.json")
+    if begun:
+        held = read_object(place, f"name another file than {out} with --out")
+        changed = sorted(key for key in settings if held.get(key) != settings[key])
+        if changed:
+            raise RunError(
+                f"{out} was begun with other settings ({', '.join(changed)}); name another file "
+                "with --out, or remove it"
+            )
+    write_atomic(place, pretty(settings, "the settings"))
 
 
 def _decided(folder: Path, instance: Instance, procedure: Procedure, timeout: float | None) -> Row:

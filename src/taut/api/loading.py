@@ -15,7 +15,7 @@ from torch import nn
 
 from taut.data import load as load_data
 from taut.errors import ConfigError, ModelError, RunError
-from taut.models import MODELS, Cells, Normalise
+from taut.models import MODELS, Cells, Normalise, cells_from
 from taut.models import build as build_model
 from taut.operators.ramp import ParamRamp
 
@@ -249,7 +249,7 @@ def _shapes(model: nn.Module | None) -> dict[str, torch.Size]:
 def _meta(name: str, like: Mapping[str, Any]) -> nn.Module | None:
     """Return a named network without weights; None where it cannot take such images."""
     activation, shape = like.get("activation"), list(like["input_shape"])
-    grid = None if "cells" not in like else Cells(**like["cells"])
+    grid = None if "cells" not in like else cells_from(like["cells"])
     if grid is not None:
         shape[0] = grid.channels(shape[0])
     try:

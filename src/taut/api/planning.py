@@ -25,7 +25,7 @@ from taut.data import AUGMENTATIONS, DATASETS, Augment, ImageSet, find_augmentat
 from taut.data.images import Array
 from taut.errors import ConfigError, DataError
 from taut.graph import trace
-from taut.models import ACTIVATIONS, MODELS, Cells
+from taut.models import ACTIVATIONS, MODELS, cells_from
 
 if TYPE_CHECKING:
     from taut.training import Method, Recipe, Settings
@@ -201,31 +201,12 @@ def _model_options(options: Mapping[str, Any]) -> dict[str, Any]:
             if not _is_number(value) or not 0.0 <= value <= 1.0:
                 raise ConfigError(f"model.options.slope must lie in [0, 1]; got {value!r}")
         elif key == "cells":
-            _check_cells(value)
+            cells_from(value, "model.options.cells")
         elif not isinstance(value, list | tuple) or not all(_is_number(item) for item in value):
             raise ConfigError(
                 f"model.options.{key} must be a list of numbers, one per channel; got {value!r}"
             )
     return dict(options)
-
-
-def _check_cells(value: object) -> None:
-    """Raise :class:`ConfigError` where a recipe's cells are none."""
-    known = ("n", "emit", "offset", "thresholds", "learn")
-    if isinstance(value, Mapping):
-        for key in value:
-            if key not in known:
-                raise ConfigError(
-                    f"unknown key 'model.options.cells.{key}' (cells have {', '.join(known)})"
-                )
-        Cells(**value)
-    elif isinstance(value, int | list | tuple):
-        Cells(value)
-    else:
-        raise ConfigError(
-            "model.options.cells must be a number of cells, a list of one per channel, or a table "
-            f"with {', '.join(known)}; got {value!r}"
-        )
 
 
 def _is_number(value: object) -> bool:

@@ -20,7 +20,7 @@ from taut.api.fitting import OnEpoch, OnStep
 from taut.api.planning import PathLike, Plan
 from taut.attacks import evaluating
 from taut.data import ImageSet, batches
-from taut.errors import ConfigError
+from taut.errors import ConfigError, RunError, first_line
 from taut.graph import trace
 from taut.models import Cells
 from taut.store import RunFolder, hash_weights, read_weights
@@ -312,17 +312,25 @@ def stops_at(upper: Sequence[float], lower: Sequence[float]) -> bool:
     return bool(upper) and all(u <= 0 for u in upper) and all(v >= 0 for v in lower)
 
 
+_MEASURED_AGAIN = "delete it; the finished runs beside it are measured again"
+
+
 def _known(folder: RunFolder) -> dict[int, Trial]:
     """Return the trials of an earlier call whose weights are still those measured."""
     path = folder.path / "tuning.json"
     if not path.is_file():
         return {}
     found = {}
-    held = read_object(path, "delete it; the finished runs beside it are measured again")
-    for row in cast("list[dict[str, Any]]", held["trials"]):
-        run = folder.path / str(row["run"])
-        weights = run / "model.safetensors"
-        if weights.is_file() and hash_weights(read_weights(weights)) == row["weights"]:
-            ends = {key: tuple(row[key]) for key in ("upper", "lower")}
-            found[int(row["n"])] = Trial(**{**row, **ends, "run": run})
+    held = read_object(path, _MEASURED_AGAIN)
+    try:
+        for row in cast("list[dict[str, Any]]", held["trials"]):
+            run = folder.path / str(row["run"])
+            weights = run / "model.safetensors"
+            if weights.is_file() and hash_weights(read_weights(weights)) == row["weights"]:
+                ends = {key: tuple(row[key]) for key in ("upper", "lower")}
+                found[int(row["n"])] = Trial(**{**row, **ends, "run": run})
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} does not hold what a tuning writes ({first_line(error)}); {_MEASURED_AGAIN}"
+        ) from error
     return found

@@ -102,7 +102,12 @@ def members(dataset: Dataset, split: Split, labels: Indices) -> Indices | None:
         return None
     sizes, whole = dataset.cuts[split.part], dataset.part_size(split.part)
     if len(labels) < whole:
-        later = [size * len(labels) // whole for size in sizes[1:]]
+        later = [max(1, size * len(labels) // whole) for size in sizes[1:]]
+        if sum(later) >= len(labels):
+            raise DataError(
+                f"the {split.part} part of {dataset.name} has {len(labels)} images here, too few "
+                f"to split into {len(sizes)}; add images"
+            )
         sizes = (len(labels) - sum(later), *later)
     salt = f"{dataset.family or dataset.name}/{split.part}"
     by_rank, handed_out = fixed_orders(len(labels), salt)

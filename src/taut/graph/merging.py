@@ -32,7 +32,7 @@ def merge_ends(nodes: list[Node]) -> list[Node]:
         if not isinstance(node.operator, Ends):
             continue
         layers = _layers(nodes, readers, node)
-        if layers is None:
+        if not layers:
             continue
         found[node.index] = replace(node, operator=Beside(node.operator.width))
         for layer in layers:
@@ -42,6 +42,8 @@ def merge_ends(nodes: list[Node]) -> list[Node]:
 
 def _layers(nodes: list[Node], readers: dict[int, list[int]], node: Node) -> list[Node] | None:
     """Return the layers that weigh the channels of a node; None where something else reads it."""
+    if node.index == len(nodes) - 1:  # it is the output, and read by whoever calls the network
+        return None
     found: list[Node] = []
     for index in readers.get(node.index, []):
         reader = nodes[index]

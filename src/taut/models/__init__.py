@@ -14,7 +14,7 @@ torch.Size([2, 3])
 """
 
 from taut.models.activations import ACTIVATIONS, ParamRamp
-from taut.models.cells import Cells, cells_of
+from taut.models.cells import Cells, cells_from, cells_of
 from taut.models.chain import Concat, Residual
 from taut.models.convolutional import (
     Convolution,
@@ -49,6 +49,7 @@ __all__ = [
     "alexnet",
     "basic_resnet",
     "build",
+    "cells_from",
     "cells_of",
     "cnn7",
     "crown_3layer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -20,7 +20,13 @@ Emitted = Literal["levels", "ends"]
 MOST = 1024
 """The largest number of cells along a pixel's range."""
 
-_BELOW = 2.0**-20  # an edge lies this much lower, so that grey levels on it are above in any type
+_BELOW = (
+    2.0**-20
+)  # an edge lies this much lower, so that grey levels on it are above in float32 too
+
+
+ARGUMENTS = ("n", "emit", "offset", "thresholds", "learn")
+"""What a table may say of cells."""
 
 
 class Cells(nn.Module):
@@ -157,6 +163,27 @@ class Cells(nn.Module):
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
 
+def cells_from(value: object, name: str = "cells") -> Cells:
+    """Return the cells that a number, a list of one per channel, or a table of arguments describes.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, an unknown key or a value out of range; ``name`` stands in the message.
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            if key not in ARGUMENTS:
+                raise ConfigError(f"unknown key '{name}.{key}' (cells have {', '.join(ARGUMENTS)})")
+        return Cells(**value)
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple):
+        raise ConfigError(
+            f"{name} must be a number of cells, a list of one per channel, or a table with "
+            f"{', '.join(ARGUMENTS)}; got {value!r}"
+        )
+    return Cells(value)
+
+
 def cells_of(model: nn.Module) -> Cells | None:
     """Return the cells a network begins with: the first layer of a sequence, however nested."""
     first: nn.Module | None = model
@@ -178,11 +205,18 @@ def _even(
     first = 0 if offset > 0 else 1
     rows = [[(k + offset) / c - _BELOW for k in range(first, c)] for c in counts]
     most = max(map(len, rows))
+    if any(row and row[0] <= 0 for row in rows):
+        raise ConfigError(
+            f"cells.offset = {offset:g} leaves a first cell that holds no pixel; take 0, or more"
+        )
     edges = torch.tensor([row + [math.inf] * (most - len(row)) for row in rows])
     values = width = None
     if emit == "ends":
         start = offset - 1 if offset > 0 else 0.0
-        lower = [[-1 + 2 * (start + k) / c for k in range(most + 1)] for c in counts]
+        lower = [
+            [-1 + 2 * (start + min(k, len(row))) / c for k in range(most + 1)]
+            for c, row in zip(counts, rows, strict=True)
+        ]
         values = torch.tensor(lower)
         width = torch.tensor([2 / c for c in counts]).view(-1, 1, 1)
     if isinstance(n, int):
@@ -198,8 +232,8 @@ def _given(thresholds: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
     good = edges.dim() in (1, 2) and edges.numel() > 0
     if not good or not bool(((edges > 0) & (edges < 1)).all() & (edges.diff(dim=-1) > 0).all()):
         raise ConfigError(
-            "cells.thresholds must ascend inside (0, 1), one list or one of each length per "
-            f"channel; got {thresholds!r}"
+            "cells.thresholds must ascend inside (0, 1): one list, or one per channel, all of one "
+            f"length; got {thresholds!r}"
         )
     return edges
 

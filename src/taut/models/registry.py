@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from taut.errors import ConfigError
 from taut.models.activations import Activation, Shape, maker
 from taut.models.branching import BRANCHING
-from taut.models.cells import Cells
+from taut.models.cells import cells_from
 from taut.models.description import Description
 from taut.models.normalise import Normalise
 from taut.models.stacks import STACKS
@@ -98,7 +98,7 @@ def build(
     if cells is not None:
         if mean is not None or std is not None:
             raise ConfigError("cells read the raw pixels: give cells, or mean and std, not both")
-        grid = Cells(**cells) if isinstance(cells, Mapping) else Cells(cells)
+        grid = cells_from(cells)
         if grid.thresholds.dim() == 2 and len(grid.thresholds) != shape[0]:
             raise ConfigError(
                 f"cells are given for {len(grid.thresholds)} channels but images of shape {shape} "

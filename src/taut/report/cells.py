@@ -79,7 +79,11 @@ def section(data: ReportData, shares: Mapping[str, Share]) -> dict[str, Any] | N
     by_kind = {error.kind: error.share for error in errors}
     beyond = by_kind.get("attacked")
     drawn = [tile(data, v) for v in chosen(data.verdicts) if v.index in data.cells]
+    grid, eps = told["grid"], data.summary.get("eps")
+    even = grid["emit"] == "ends" and isinstance(grid.get("n"), int) and not grid.get("offset")
+    defined = even and isinstance(eps, int | float) and 2 * eps * grid["n"] <= 1 + 1e-9
     return {
+        "published": defined,
         "errors": errors,
         "cell": shares["natural"],
         "cell_error": by_kind["natural"],
@@ -110,6 +114,8 @@ def grid_words(grid: Mapping[str, Any]) -> str:
     kind = "learned " if grid.get("learn") else ""
     edges = grid.get("thresholds")
     if edges is not None:
+        if not edges:
+            return "1 cell along a pixel's range"
         if isinstance(edges[0], list | tuple):
             return f"{len(edges[0]) + 1} cells along a pixel's range, {kind}edges by channel"
         shown = ", ".join(text.number(edge, 3) for edge in edges[:MOST_EDGES])

@@ -21,7 +21,13 @@ from taut.verify.complete import Complete, Question
 from taut.verify.deadline import Clock, OutOfTime
 from taut.verify.inputs import placement
 from taut.verify.outcome import State
-from taut.verify.precision import ABSOLUTE, finite_margins, float32_limit, largest_output
+from taut.verify.precision import (
+    ABSOLUTE,
+    finite_margins,
+    float32_limit,
+    largest_output,
+    rounding,
+)
 from taut.verify.replay import outputs_in
 from taut.verify.witness import Evaluator, Witness, witnessed
 
@@ -98,6 +104,7 @@ class OpenCase:
         self.proved = torch.full((1, rows), -torch.inf, dtype=torch.float64)
         self.proved64 = self.proved.clone()
         self._done: list[str] = []
+        self._inside: dict[torch.dtype, Tensor] = {}
         self._sure = False
         self._against, self._note = "", ""
 
@@ -186,7 +193,15 @@ class OpenCase:
     def _rounding(self) -> Tensor:
         """Return how much of each row's float64 bound may be rounding."""
         outputs, _ = self._middle()
-        return _ROUNDING * self._scale(outputs.abs().amax())
+        errors = self._errors(torch.float64)
+        return torch.maximum(_ROUNDING * self._scale(outputs.abs().amax()), errors)
+
+    def _errors(self, dtype: torch.dtype) -> Tensor:
+        """Return how far rounding inside the network may carry each row, ``(R,)``."""
+        if dtype not in self._inside:
+            found = rounding(self.subject.net(dtype), outer_box(self.box, dtype))[0].cpu()
+            self._inside[dtype] = (self.specification.rows.abs() * found).sum(1)
+        return self._inside[dtype]
 
     def _rows(self, stage: str, dtype: torch.dtype) -> Tensor:
         """Return lower bounds of the rows, float64 ``(1, R)``."""
@@ -233,7 +248,8 @@ class OpenCase:
         """Whether the proof in float32 is by less than float32 is to be trusted with."""
         box = outer_box(self.box, torch.float32)
         largest = largest_output(self.subject.net(torch.float32), box)[0].nan_to_num(torch.inf)
-        trusted = self.proved > float32_limit(self._scale(largest))
+        limit = torch.maximum(float32_limit(self._scale(largest)), self._errors(torch.float32))
+        trusted = self.proved > limit
         believed = self.proved.where(trusted, -torch.inf)
         return not bool(self.specification.proved(believed))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taut.bounds import IBP, BoundMethod
+from taut.bounds import IBP, BoundMethod, interval
 from taut.graph import Network
+from taut.operators import Affine, Steps
 from taut.region import Box
 
 RELATIVE = 1e-4
@@ -39,3 +40,40 @@ def largest_output(net: Network, box: Box) -> Tensor:
     """
     found = IBP().outputs(net, box)
     return torch.maximum(found.lower.abs(), found.upper.abs()).amax(1).double()
+
+
+@torch.no_grad()
+def rounding(net: Network, box: Box) -> Tensor:
+    r"""Return how far rounding may carry each output, float64 ``(n, K)``, to first order.
+
+    .. math:: e' = |W|\,e + u\,(|W|\,a + |b|), \qquad u = 4\,\mathrm{eps}
+
+    from layer to layer, with the largest numbers a that interval bounds let each neuron come to
+    and the precision of the box. So numbers that cancel inside the network are seen, which the
+    outputs do not show. Activations are taken to stretch errors by no more than 1, and sums to
+    err by a few last bits. Where a number is not finite the error is infinite.
+    """
+    unit = 4 * torch.finfo(box.dtype).eps
+    inter = interval.propagate(net, box)
+    most, errors = [], []
+    for node in net.nodes:
+        found = inter.interval(node.index)
+        most.append(found.center.abs() + found.radius)
+        operator, inputs = node.operator, node.inputs
+        if operator is None or isinstance(operator, Steps):
+            errors.append(torch.zeros_like(most[-1]))
+        elif isinstance(operator, Affine):
+            shift = operator.forward(*(torch.zeros_like(most[i][:1]) for i in inputs)).abs()
+            sizes = operator.magnitude(*(most[i] for i in inputs)) + shift
+            errors.append(operator.magnitude(*(errors[i] for i in inputs)) + unit * sizes)
+        else:
+            largest = torch.stack([errors[i].flatten(1).amax(1) for i in inputs]).amax(0)
+            same = len(inputs) == 1 and errors[inputs[0]].shape == most[-1].shape
+            wide = largest.view(-1, *[1] * (most[-1].dim() - 1))
+            errors.append((errors[inputs[0]] if same else wide) + unit * most[-1])
+    return errors[-1].double().nan_to_num(torch.inf)
+
+
+def margin_rounding(net: Network, box: Box) -> Tensor:
+    """Return how far rounding may carry a margin of each image, ``(n,)``; see :func:`rounding`."""
+    return 2 * rounding(net, box).amax(1)

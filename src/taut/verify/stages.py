@@ -19,7 +19,13 @@ from taut.property import true_margins
 from taut.region import Box
 from taut.verify.boxes import exact_box, inner_box, outer_box
 from taut.verify.complete import Answer, Complete, Question
-from taut.verify.precision import ABSOLUTE, finite_margins, float32_limit, largest_output
+from taut.verify.precision import (
+    ABSOLUTE,
+    finite_margins,
+    float32_limit,
+    largest_output,
+    margin_rounding,
+)
 from taut.verify.replay import replay
 from taut.verify.verdict import NO_PREDICTION, Evidence
 
@@ -149,9 +155,12 @@ class Stages:
         exact = exact_box(x, self.eps, self.data_range)
         box = outer_box(exact, x.dtype)
         fresh = finite_margins(self.methods[stage], self.net, box, y)
+        if x.dtype == torch.float64:
+            fresh = fresh - margin_rounding(self.net, box)[:, None]
         proved = torch.maximum(images.proved[index], fresh)
         if x.dtype == torch.float32:
             doubtful = _borderline(proved, logits, largest_output(self.net, box))
+            doubtful |= (proved.amin(1) > 0) & (proved.amin(1) <= margin_rounding(self.net, box))
             if bool(doubtful.any()):
                 proved[doubtful] = self._in_double(stage, exact[doubtful], y[doubtful])
         return self._noted(images, index, proved)
@@ -182,7 +191,7 @@ class Stages:
         names = list(self.methods)
         done = names[: names.index(stage) + 1]
         found = [finite_margins(self.methods[name], self._double_net(), box, y) for name in done]
-        return torch.stack(found).amax(0)
+        return torch.stack(found).amax(0) - margin_rounding(self._double_net(), box)[:, None]
 
     def _double_net(self) -> Network:
         if self._double is None:
@@ -225,13 +234,12 @@ class Stages:
         inner = inner_box(exact, torch.float32).to(dtype=x.dtype)
         left = [self.timeout - images.seconds[row] for row in rows]
         seeds = image_seeds(self.seed, (images.indices[row] for row in rows)).tolist()
-        limit = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
         box = outer_box(exact, x.dtype)
+        limit = margin_rounding(self.net, box)
         if x.dtype == torch.float32:
             logits = images.logits[index].abs().amax(1)
-            limit = float32_limit(
-                torch.maximum(logits, largest_output(self.net, box).nan_to_num(torch.inf))
-            )
+            largest = torch.maximum(logits, largest_output(self.net, box).nan_to_num(torch.inf))
+            limit = torch.maximum(limit, float32_limit(largest))
         verifier, proved = self.complete[stage], images.proved[index]
         question = Question(
             self.model, self.net, box, inner, images.y[index], proved, limit, left, seeds
@@ -245,6 +253,7 @@ class Stages:
         if near and x.dtype == torch.float32:
             spent = (time.perf_counter() - began) / len(rows)
             here = torch.tensor(near, device=x.device)
+            fine = margin_rounding(self._double_net(), exact[here])
             again = Question(
                 self.model,
                 self._double_net(),
@@ -252,12 +261,12 @@ class Stages:
                 inner[here].to(dtype=torch.float64),
                 images.y[index[here]],
                 _trusted(proved[here], limit[here]),
-                torch.zeros_like(limit[here]),
+                fine,
                 [left[at] - spent for at in near],
                 [seeds[at] for at in near],
             )
-            for at, answer in zip(near, verifier.decide(again), strict=True):
-                answers[at], limit[at] = answer, 0.0
+            for at, answer, least in zip(near, verifier.decide(again), fine, strict=True):
+                answers[at], limit[at] = answer, least
         return [
             _believed(answer, most) for answer, most in zip(answers, limit.tolist(), strict=True)
         ]

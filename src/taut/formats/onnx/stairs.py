@@ -56,6 +56,8 @@ class Reached:
     summed: bool = False
     first: Array | None = None
     """What is added to the count: the place in the table where a channel's row begins."""
+    apart: bool = False
+    """Whether each count stands on an axis of its own, as GatherND reads places."""
 
 
 @rule("GreaterOrEqual")
@@ -72,8 +74,15 @@ def _reaches(call: Call) -> Reached:
     return Reached(pixels, np.sort(rows, 1))
 
 
+_COUNTERS = {1: 2**24, 11: 2**53, 6: 2**31, 7: 2**63}
+"""Element types of ONNX (float, double, int32, int64) that hold whole numbers below this."""
+
+
 def _cast(call: Call, found: Reached) -> Reached:
-    for name in ("to", "saturate", "round_mode"):
+    kind = call.attribute("to")
+    if found.edges.shape[1] >= _COUNTERS.get(kind, 0):
+        raise UnsupportedOperator(f"of comparisons or their count to the element type {kind}")
+    for name in ("saturate", "round_mode"):  # about types that are refused
         call.attribute(name)
     return found
 
@@ -89,15 +98,18 @@ def _sum(call: Call, found: Reached) -> Reached:
 def _add(call: Call, found: Reached) -> Reached:
     other = next((x for x in call.inputs if isinstance(x, np.ndarray)), None)
     count = len(found.x.rest)
+    if not found.summed or found.apart:
+        raise UnsupportedOperator("of a number and comparisons that are not counted yet")
     if other is None or found.first is not None or other.shape != (len(other), *[1] * (count - 1)):
         raise UnsupportedOperator("of a count of thresholds and anything but one number a channel")
     return replace(found, first=other.reshape(-1))
 
 
 def _unsqueeze(call: Call, found: Reached) -> Reached:
-    if call.axes(len(found.x.shape) + 1, 1) != [len(found.x.shape)]:
-        raise UnsupportedOperator("of a count of thresholds, but for a last axis")
-    return found
+    last = call.axes(len(found.x.shape) + 1, 1) == [len(found.x.shape)]
+    if not last or not found.summed or found.apart:
+        raise UnsupportedOperator("of a count of thresholds, but for one last axis")
+    return replace(found, apart=True)
 
 
 def _look_up(call: Call, found: Reached) -> Value:
@@ -108,6 +120,8 @@ def _look_up(call: Call, found: Reached) -> Value:
         begins, np.arange(channels) * count
     ):
         raise UnsupportedOperator(f"in a table of shape {table.shape} by {count - 1} thresholds")
+    if found.apart != (call.node.op_type == "GatherND"):
+        raise UnsupportedOperator("in a table at places of another shape")
     if call.attribute("axis", 0) or call.attribute("batch_dims", 0) or not found.summed:
         raise UnsupportedOperator("in a table by thresholds, but for its first axis")
     values = call.tensor(table).view(channels, count)

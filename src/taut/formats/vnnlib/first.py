@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[()]|;[^\n]*|[^ \t\r\n();]+")
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _NAME = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})")
 _LONGEST = 400  # characters of a number
-_DEEPEST = 50  # parentheses within each other
+DEEPEST = 50  # parentheses within each other
 
 
 class Parser:
@@ -122,8 +122,8 @@ class Parser:
         return found
 
     def _several(self, read: Callable[[int], Alternatives], depth: int) -> list[Alternatives]:
-        if depth >= _DEEPEST:
-            raise PropertyError(f"more than {_DEEPEST} parentheses within each other")
+        if depth >= DEEPEST:
+            raise PropertyError(f"more than {DEEPEST} parentheses within each other")
         found = [read(depth + 1)]
         while self._tokens[self._at] != ")":
             found.append(read(depth + 1))
@@ -155,8 +155,8 @@ class Parser:
         word = self._next()
         if word not in ("+", "-", "*"):
             raise self._unknown(word, "an operator of numbers; known: +, -, *")
-        if depth >= _DEEPEST:
-            raise PropertyError(f"more than {_DEEPEST} parentheses within each other")
+        if depth >= DEEPEST:
+            raise PropertyError(f"more than {DEEPEST} parentheses within each other")
         terms = [self._form(depth + 1)]
         while self._tokens[self._at] != ")":
             terms.append(self._form(depth + 1))

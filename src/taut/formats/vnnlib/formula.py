@@ -112,9 +112,14 @@ def at_most(left: Form, right: Form) -> Both:
         )
     ((index, factor),) = inputs.items()
     value = -form.constant / factor
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _LONGEST:
+        raise PropertyError(f"the bound of X_{index} has more digits than are read")
     if not _is_decimal(value):
         raise PropertyError(f"the bound of X_{index} is {value}, which is no finite decimal")
     return Both((Bound(index, factor > 0, value),), ())
+
+
+_LONGEST = 4000  # bits of a bound, more than any file of numbers needs
 
 
 def _is_decimal(value: Fraction) -> bool:

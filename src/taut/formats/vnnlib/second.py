@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taut.errors import ConfigError, PropertyError, first_line
-from taut.formats.vnnlib.first import exact
+from taut.formats.vnnlib.first import DEEPEST, exact
 from taut.formats.vnnlib.formula import (
     Alternatives,
     Both,
@@ -24,7 +24,7 @@ from taut.formats.vnnlib.formula import (
 if TYPE_CHECKING:
     import vnnlib
 
-_NUMBERS = ("F16", "F32", "F64", "Real")
+_NUMBERS = ("F16", "F32", "F64")
 
 
 def parse(text: str) -> tuple[list[Alternatives], int, int]:
@@ -46,6 +46,7 @@ def parse(text: str) -> tuple[list[Alternatives], int, int]:
         raise ConfigError(
             f"VNN-LIB 2 needs the package vnnlib ({error}); pip install 'taut[vnnlib]'"
         ) from error
+    _refuse_depth(text)  # the package recurses without limit
     try:
         query = vnnlib.parse_query_string(text)
     except vnnlib.VNNLibException as error:
@@ -64,6 +65,15 @@ def parse(text: str) -> tuple[list[Alternatives], int, int]:
     reader = _Reader({source.name: True, result.name: False})
     formulas = [reader.formula(assertion.expr) for assertion in query.assertions]
     return formulas, math.prod(source.shape), math.prod(result.shape)
+
+
+def _refuse_depth(text: str) -> None:
+    depth = 0
+    for line in text.splitlines():
+        for character in line.partition(";")[0]:
+            depth += (character == "(") - (character == ")")
+            if depth > DEEPEST:
+                raise PropertyError(f"more than {DEEPEST} parentheses within each other")
 
 
 def _told(message: str) -> str:
