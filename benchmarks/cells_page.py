@@ -21,7 +21,8 @@ too; one seed.
   every success replayed.
 - **verified**: error on the same images counting every one that is not proved for all images of the
   ball: interval bounds, CROWN-IBP, CROWN, then branch and bound over the cells of straddling pixels
-  and the neurons, 10 seconds an image (5 of the networks as published). What is neither broken nor proved counts as an error.
+  and the neurons, 10 seconds an image (5 of the networks as published). What is neither broken nor
+  proved counts as an error.
 - **IBP**: the error that interval bounds alone verify, on all test images.
 - **straddling**: pixels within eps of an edge, which an adversary moves to another cell.
 
