@@ -14,6 +14,7 @@ from taut.graph import Network, trace
 from taut.models import Cells
 from taut.operators import Beside, Ends, Steps
 from taut.region import Box
+from tests.soundness.harness import vary_norms
 
 SHAPE = (2, 5, 6)
 
@@ -83,14 +84,7 @@ def made(make: Callable[[], nn.Module], shape: tuple[int, ...] = SHAPE) -> nn.Mo
         torch.manual_seed(0)
         module = make()
         module(torch.rand(4, *shape))
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
-                nn.init.normal_(norm.running_mean)
-                nn.init.uniform_(norm.running_var, 0.5, 2.0)
-                nn.init.normal_(norm.weight)
-                nn.init.normal_(norm.bias)
+        vary_norms(module)
     return module.eval()
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from taut.bounds import BoundMethod
+from taut.bounds import BoundMethod, Bounds
 from taut.bounds.zonotope import Zonotope
 from taut.graph import Network, Node, trace
 from taut.operators import Case, Linear, ReLU, Reshape, Scale
@@ -145,20 +145,25 @@ class Residual(nn.Module):
         return self.head(h.view(h.size(0), -1))
 
 
+def vary_norms(module: nn.Module) -> None:
+    """Give batch norms statistics, weights and biases at random."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+
 def random_module(kind: str, seed: int) -> tuple[nn.Module, tuple[int, ...]]:
     """Return a random float64 module in eval mode, and its input shape."""
     devices: list[int] = []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         module, shape = _build(kind)
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
-                nn.init.normal_(norm.running_mean)
-                nn.init.uniform_(norm.running_var, 0.5, 2.0)
-                nn.init.normal_(norm.weight)
-                nn.init.normal_(norm.bias)
+        vary_norms(module)
         for weight in module.parameters():
             if weight.dim() > 1:
                 weight.data.mul_(1.5)
@@ -217,6 +222,20 @@ def labelled_boxes(net: Network, seed: int, images: int, scale: float) -> tuple[
     """Return random boxes for a network, and the classes of their midpoints."""
     box = random_box(generator(seed), images, *net.input_shape, scale=scale)
     return box, net(box.center).argmax(1)
+
+
+def least_inside(
+    margins: Tensor, values: Mapping[int, Tensor], cuts: Mapping[int, Bounds]
+) -> Tensor:
+    """Return the least margins ``(B, K)`` of those points ``(S, B)`` that keep all cuts.
+
+    ``values`` are those of the nodes that are cut, ``(S, B, *shape)``.
+    """
+    kept = [
+        ((values[i] >= c.lower) & (values[i] <= c.upper)).flatten(2).all(2) for i, c in cuts.items()
+    ]
+    inside = torch.stack(kept).all(0)
+    return torch.where(inside[..., None], margins, math.inf).amin(0)
 
 
 def assert_sound(net: Network, box: Box, method: BoundMethod, logits: Tensor) -> None:

@@ -27,7 +27,7 @@ from taut.errors import ConfigError
 from taut.models import Cells
 from taut.region import Box
 from taut.verify import Cascade, Status, certify
-from taut.verify.branch import Branch, search
+from taut.verify.branch import Branch, bounding
 from taut.verify.complete import Question
 
 QUICK = Ascent(iterations=8)
@@ -165,14 +165,14 @@ def test_without_time_nothing_is_decided_and_others_go_on() -> None:
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_memory_that_runs_out_halves_the_batches(most: int, monkeypatch) -> None:
     asked, exact = case("relu", 0, 1.0)
-    climb = search.climb
+    climb = bounding.climb
 
     def scarce(inter, parts, *words, **settings):
         if len(parts) > 2 * most:
             raise MemoryError
         return climb(inter, parts, *words, **settings)
 
-    monkeypatch.setattr(search, "climb", scarce)
+    monkeypatch.setattr(bounding, "climb", scarce)
     (answer,) = SPLITS["neurons"].decide(asked)
     assert answer.bound <= exact + 1e-6
     assert status(answer) == ("verified" if most else "memory")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -305,6 +306,37 @@ def test_an_import_is_not_interrupted(tmp_path: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(OutOfTime):
         work()
     assert importlib.import_module("slow_to_import").done
+
+
+def test_what_the_collector_calls_is_finished_first() -> None:
+    """An exception raised there would be lost, with a warning."""
+    finished = []
+
+    def call(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0.1)
+        finished.append(phase)
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.1)
+            finished.append("finaliser")
+
+    def work(begin: Callable[[], object]) -> None:
+        with interrupting(Clock(0.05)):
+            begin()
+            time.sleep(20)
+
+    with pytest.raises(OutOfTime):
+        work(Slow)
+    assert finished == ["finaliser"]
+    finished.clear()
+    gc.callbacks.append(call)
+    try:
+        with pytest.raises(OutOfTime):
+            work(gc.collect)
+    finally:
+        gc.callbacks.remove(call)
+    assert finished == ["start", "stop"]
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:

@@ -25,9 +25,9 @@ from taut.bounds import backward, propagate
 from taut.errors import ConfigError
 from taut.graph import trace
 from taut.region import Box
-from taut.verify import replay
+from taut.verify import Cascade, Status, certify, replay
 from taut.verify.boxes import exact_box, inner_box, outer_box
-from taut.verify.complete import Question
+from taut.verify.complete import Question, verifier
 from taut.verify.mip import MIP, Encoding, HiGHS, Program, Solution, decide
 from taut.verify.mip.tighten import tightened
 
@@ -238,6 +238,19 @@ def test_a_search_stops_when_the_sign_is_known() -> None:
         assert found.nodes <= whole.nodes
 
 
+@pytest.mark.parametrize("field", ["cost", "entries", "lower", "upper", "row_lower", "row_upper"])
+@pytest.mark.parametrize("bad", [math.nan, 1e30])
+def test_a_program_that_a_solver_cannot_take_proves_nothing(field: str, bad: float) -> None:
+    model, _, shape = dense_case("relu", 1, (4, 5, 3))
+    whole = Encoding(*known(model, boxed(shape, 1))).minimising(ROW)
+    numbers = getattr(whole, field).copy()
+    numbers[-1] = bad
+    for program in (whole, whole.relaxed()):
+        found = HiGHS().solve(replace(program, **{field: numbers}), 20)
+        assert found.status == "failed" or math.isfinite(bad)
+        assert found.status == "failed" or found.bound <= found.value + CLOSE
+
+
 class Unfinished:
     """Solves linear programs; runs out of time on others, which it has proved up to a level."""
 
@@ -287,6 +300,36 @@ def test_protocols_differ_in_what_a_program_without_time_is_worth(
     (open_,) = MIP(protocol="gm-protocol").decide(asked)
     assert open_.reason == "timeout"
     assert open_.bound == pytest.approx(linear, abs=1e-6)
+
+
+def test_the_linear_program_and_the_protocol_are_stages() -> None:
+    """Each decides what its settings of ``MIP`` decide, whatever those of ``mip`` are."""
+    given = MIP(tighten="lp", share=0.25)
+    assert verifier("lp", mip=given) == replace(given, relax=True)
+    assert verifier("lp", mip=replace(given, protocol="gm-protocol")) == replace(given, relax=True)
+    wanted = replace(given, protocol="gm-protocol")
+    assert verifier("gm-protocol", mip=replace(given, relax=True)) == wanted
+    assert verifier("mip", mip=given) is given
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = model.double().eval().requires_grad_(False)
+    for weight in model.parameters():
+        weight.mul_(2.5 if weight.dim() == 2 else 1.0)
+    x = torch.rand(30, 4, dtype=torch.float64)
+    y = model(x).argmax(1)
+    found = {
+        stage: certify(model, x, y, 0.3, cascade=Cascade(("clean", stage))).verdicts
+        for stage in ("lp", "mip", "gm-protocol")
+    }
+    proved = {
+        stage: {v.index for v in verdicts if v.status is Status.VERIFIED}
+        for stage, verdicts in found.items()
+    }
+    assert proved["lp"] < proved["mip"]
+    assert proved["mip"] == proved["gm-protocol"]
+    assert {v.stage for v in found["lp"] if v.index in proved["lp"]} == {"lp"}
+    open_ = [v for v in found["lp"] if v.status is Status.UNKNOWN]
+    assert all(v.reason == "stages exhausted" for v in open_)
 
 
 @pytest.mark.parametrize("status", ["memory", "failed", "raise"])

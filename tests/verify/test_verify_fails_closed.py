@@ -205,15 +205,30 @@ class Fake(Attack):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e-3, 5.0, float("nan")])
-def test_a_counterexample_that_does_not_replay_is_unknown(offset):
+@pytest.mark.parametrize("after", ["ibp", "branch"])
+def test_a_counterexample_that_does_not_replay_is_unknown_also_beside_a_proof(offset, after):
     net, x, y = case()
-    found = certify(net, x, y, 1e-3, cascade=Cascade(attack=Fake(offset)))
+    stages = ("clean", "attack", after)
+    found = certify(net, x, y, 1e-3, cascade=Cascade(stages, attack=Fake(offset)))
+    assert all(v.status is Status.VERIFIED for v in certify(net, x, y, 1e-3).verdicts)
     for verdict in found.verdicts:
-        assert (verdict.status, verdict.stage) == (Status.UNKNOWN, "attack")
+        assert (verdict.status, verdict.stage) == (Status.UNKNOWN, after)
         assert verdict.reason == "not replayed"
         assert verdict.counterexample is None
+        assert verdict.margin <= 0
     assert found.attacked_accuracy == 1
     assert found.certified_accuracy == 0
+
+
+def test_a_counterexample_that_does_not_replay_keeps_nobody_from_finding_one():
+    net, x, y = case()
+    cascade = Cascade(("clean", "attack", "branch"), attack=Fake(0.0))
+    found = certify(net, x, y, 0.5, cascade=cascade).verdicts
+    plain = certify(net, x, y, 0.5, cascade=Cascade(("clean", "branch"))).verdicts
+    broken = [v.index for v in plain if v.status is Status.FALSIFIED]
+    assert broken
+    assert [v.index for v in found if v.status is Status.FALSIFIED] == broken
+    assert all(found[i].stage == "branch" for i in broken)
 
 
 class Hungry:

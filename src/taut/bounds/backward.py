@@ -19,6 +19,7 @@ from torch import Tensor
 
 from taut.bounds.form import Form, pick
 from taut.bounds.relax import dot, relax
+from taut.bounds.tie import TiedLines, plus
 from taut.graph.network import Network, Node
 from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Activation, Affine
@@ -170,14 +171,14 @@ def substitute(
     *,
     relaxation: Relaxation,
     samples: Tensor | None,
-    stops: frozenset[int],
-    landing: Landing,
+    stops: frozenset[int] = frozenset(),
+    landing: Landing | None = None,
     meter: Meter | None = None,
     multipliers: Multipliers | None = None,
 ) -> tuple[Form | None, Tensor | None]:
     """Pull a form back to the input; return it there with the constant ``(N, R)``.
 
-    At the nodes of ``stops`` ``landing`` takes over.
+    At the nodes of ``stops``, none by default, ``landing`` takes over.
     """
     pending = {start: form}
     total: Tensor | None = None
@@ -193,6 +194,7 @@ def substitute(
         if operator is None:
             over_input = _join(over_input, here, node)
         elif node.index in stops:
+            assert landing is not None
             landed, constant = landing(node, here)
             if landed is not None:
                 over_input = _join(over_input, landed, net.nodes[0])
@@ -200,10 +202,17 @@ def substitute(
             if operator.axis is not None:
                 here = here.dense(node.shape)
             lines = relaxation(node, here, samples)
+            tie = lines.tie if isinstance(lines, TiedLines) else None
+            if tie is not None:
+                here = plus(here, tie.neurons, tie.outputs)
             rows, constant = relax(here.rows, lines, operator.axis, own=here.own)
             if meter is not None:
                 meter.see(pending, here.rows, rows, lines.lower_slope, rows)
-            _put(pending, net.nodes[node.inputs[0]], Form(rows, here.window, own=True))
+            through = Form(rows, here.window, own=True)
+            if tie is not None:
+                through = plus(through, tie.neurons, tie.inputs)
+                constant = constant + tie.constant
+            _put(pending, net.nodes[node.inputs[0]], through)
         else:
             assert isinstance(operator, Affine)
             constant = _through_affine(net, node, operator, here, pending, meter)

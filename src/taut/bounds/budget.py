@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -21,6 +24,9 @@ _CGROUPS = (  # the limit of a container, and what it has used
 )
 
 
+_SHARERS: ContextVar[int] = ContextVar("_SHARERS", default=1)
+
+
 class BudgetError(RunError, MemoryError):
     """Coefficients do not fit the budget. A ``MemoryError`` too: a cascade halves its batch."""
 
@@ -36,8 +42,23 @@ def free_bytes(device: torch.device) -> int:
 
 
 def allowance(budget: int | None, device: torch.device) -> int:
-    """Return ``budget`` in bytes, by default a quarter of what is free on ``device``."""
-    return int(SHARE * free_bytes(device)) if budget is None else budget
+    """Return ``budget`` in bytes, by default a quarter of what is free on ``device``.
+
+    Of that quarter, one share where several processes work side by side (:func:`sharing`).
+    """
+    if budget is not None:
+        return budget
+    return max(1, int(SHARE * free_bytes(device)) // _SHARERS.get())
+
+
+@contextmanager
+def sharing(processes: int) -> Iterator[None]:
+    """Within it, this process is one of ``processes`` that divide the free memory."""
+    token = _SHARERS.set(processes)
+    try:
+        yield
+    finally:
+        _SHARERS.reset(token)
 
 
 def _available() -> int:

@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from taut.bounds.interval import Intermediate
-from taut.bounds.refine import noted, renewed
+from taut.bounds.refine import bounded, noted, renewed
 from taut.operators.forms import Bounds
 
 Cuts = Mapping[int, Bounds]
@@ -38,27 +38,27 @@ def cut(inter: Intermediate, cuts: Cuts) -> Intermediate:
     for node in inter.net.nodes:
         index = node.index
         if any(source in stale for source in node.inputs):
-            inter = _taken(renewed(inter, node), index)
+            inter = in_order(renewed(inter, node), index)
             stale.add(index)
         if index in cuts:
             before = inter.cuts.get(index)
             both = cuts[index] if before is None else before.intersect(cuts[index])
             best = inter.at(index).intersect(cuts[index])
-            refined = {**inter.refined, index: best}
-            inter = replace(inter, refined=refined, cuts={**inter.cuts, index: both})
-            inter = _taken(noted(inter, index, best), index)
+            inter = replace(bounded(inter, index, best), cuts={**inter.cuts, index: both})
+            inter = in_order(inter, index)
             stale.add(index)
     return inter
 
 
-def _taken(inter: Intermediate, index: int) -> Intermediate:
+def in_order(inter: Intermediate, index: int) -> Intermediate:
     """Return the intermediate bounds with ends of a node that have crossed put in order."""
-    ordered = noted(inter, index, _ordered(inter.interval(index).bounds))
+    taken = noted(inter, index, ordered(inter.interval(index).bounds))
     if index not in inter.refined:
-        return ordered
-    return replace(ordered, refined={**inter.refined, index: _ordered(inter.at(index))})
+        return taken
+    return replace(taken, refined={**inter.refined, index: ordered(inter.at(index))})
 
 
-def _ordered(bounds: Bounds) -> Bounds:
+def ordered(bounds: Bounds) -> Bounds:
+    """Return bounds whose ends have crossed, where there is no point, in order."""
     lower, upper = bounds.lower, bounds.upper
     return Bounds(torch.minimum(lower, upper), torch.maximum(lower, upper))

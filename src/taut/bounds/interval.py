@@ -15,6 +15,7 @@ from torch import Tensor
 from taut.bounds import backward
 from taut.bounds.budget import allowance
 from taut.bounds.rows import bound_pairs
+from taut.bounds.tie import Facets
 from taut.graph.network import Network, Node
 from taut.operators.affine import Conv2d, Linear
 from taut.operators.base import Activation
@@ -30,7 +31,9 @@ class Intermediate:
 
     ``intervals[i]`` holds node i in midpoint form, None where it was not kept.
     ``refined`` replaces them where a dearer method has bounded an activation's input
-    better. ``cuts`` are the constraints that hold besides, see :mod:`taut.bounds.cuts`.
+    better. ``cuts`` are the constraints that hold besides, see :mod:`taut.bounds.cuts`, and
+    ``facets``, by the index of the activation, what is known of pairs of its neurons, see
+    :mod:`taut.bounds.pairs`; optimised lines use both.
     """
 
     net: Network
@@ -38,6 +41,7 @@ class Intermediate:
     intervals: tuple[Interval | None, ...]
     refined: dict[int, Bounds]
     cuts: Mapping[int, Bounds] = field(default_factory=dict)
+    facets: Mapping[int, Facets] = field(default_factory=dict)
 
     def at(self, index: int) -> Bounds:
         """Return the best known bounds of a node, shape ``(B, *node shape)``."""
@@ -67,7 +71,9 @@ class Intermediate:
             for index, found in self.refined.items()
         }
         region = self.region.each(lambda t: t.detach())
-        return Intermediate(self.net.detached(), region, tuple(intervals), refined, self.cuts)
+        return Intermediate(
+            self.net.detached(), region, tuple(intervals), refined, self.cuts, self.facets
+        )
 
     def activations(self) -> list[Bounds]:
         """Return the bounds of every activation's input, in topological order."""
@@ -100,14 +106,14 @@ def propagate(
     box = region.box
     intervals: list[Interval | None] = [Interval.between(box.lower, box.upper)]
     refined: dict[int, Bounds] = {}
-    if any(_jumps(node) for node in net.nodes):  # midpoints would round the ends
+    if any(jumps(node) for node in net.nodes):  # midpoints would round the ends
         refined[0] = Bounds(box.lower, box.upper)
     for node in net.nodes[1:]:
         assert node.operator is not None
         inputs = [found for i in node.inputs if (found := intervals[i]) is not None]
         if node.index > max(needed):
             intervals.append(None)
-        elif isinstance(node.operator, Activation) and _jumps(node):
+        elif isinstance(node.operator, Activation) and jumps(node):
             ends = node.operator.image(refined[0])
             intervals.append(Interval.between(ends.lower, ends.upper))
         elif isinstance(node.operator, Activation) and node.inputs[0] in spare:
@@ -125,7 +131,7 @@ def propagate(
     return Intermediate(net, region, tuple(intervals), refined)
 
 
-def _jumps(node: Node) -> bool:
+def jumps(node: Node) -> bool:
     """Whether a node reads the input and jumps; see :class:`~taut.operators.cells.Steps`."""
     return isinstance(node.operator, Activation) and node.operator.jumps and node.inputs == (0,)
 

@@ -22,6 +22,7 @@ from taut.bounds.form import Form
 from taut.bounds.forward import Sweep, numbers_per_pixel
 from taut.bounds.interval import Intermediate
 from taut.bounds.optimised import Ascent, optimised_pairs, optimised_rows
+from taut.bounds.pairs import Pairing, paired
 from taut.bounds.refine import improve, refine
 from taut.errors import ConfigError
 from taut.graph.network import Network, Node
@@ -249,12 +250,16 @@ class Optimised:
         bounds of the logits; the others are CROWN's.
     budget
         Bytes for coefficients; a quarter of what is free by default.
+    pairing
+        Constraints on pairs of neurons that the bounds of the logits use besides, chosen for
+        each (:mod:`taut.bounds.pairs`); no bound is below the one without.
 
     """
 
     ascent: Ascent = Ascent()  # noqa: RUF009 - frozen
     every: bool = True
     budget: int | None = None
+    pairing: Pairing | None = None
 
     @property
     def info(self) -> Info:
@@ -301,7 +306,14 @@ class Optimised:
         inter = self.intermediate(net, region, cuts)
         size = allowance(self.budget, rows.device)
         with torch.no_grad():
-            return optimised_rows(inter, net.output.index, rows, self.ascent, size)
+            found = optimised_rows(inter, net.output.index, rows, self.ascent, size)
+            if self.pairing is None:
+                return found
+            better = []
+            for row in rows.split(1, 1):
+                known = paired(inter, row, self.pairing, self.ascent, size)
+                better.append(optimised_rows(known, net.output.index, row, self.ascent, size))
+            return torch.maximum(found, torch.cat(better, 1))
 
 
 def _on_bounds(inter: Intermediate) -> backward.Landing:

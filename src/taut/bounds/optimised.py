@@ -8,14 +8,16 @@ Every activation has two families of sound lines, ``zero`` and ``one``; each mix
 of them is sound too, for every neuron and for the lower and the upper line apart. For ReLU
 :math:`\alpha` is the slope of the lower line. Each bound is maximised over the mixes it uses by
 projected Adam; whatever the iterate, it is a bound, and the best one of each row is kept.
-Where split constraints hold besides (:mod:`taut.bounds.cuts`), their multipliers
-:math:`\beta \ge 0` are optimised along with the mixes.
-Source: Xu et al. 2021 (alpha-CROWN); Wang et al. 2021 (beta-CROWN).
+Where split constraints hold besides (:mod:`taut.bounds.cuts`), or constraints on pairs of
+neurons (:mod:`taut.bounds.pairs`), their multipliers :math:`\beta, \mu \ge 0` are optimised
+along with the mixes.
+Source: Xu et al. 2021 (alpha-CROWN); Wang et al. 2021 (beta-CROWN); Zhang et al. 2022
+(GCP-CROWN).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ from taut.bounds import backward
 from taut.bounds.form import Form, Window, pick
 from taut.bounds.interval import Intermediate
 from taut.bounds.rows import chunk_size, unit_rows
+from taut.bounds.tie import Facets, tied
 from taut.errors import ConfigError
 from taut.graph.network import Node
 from taut.operators.base import Activation
@@ -52,7 +55,7 @@ class Ascent:
     start
         Line family the mixes start from.
     multiplier_rate
-        Step size of Adam for the multipliers of split constraints.
+        Step size of Adam for the multipliers of constraints.
 
     """
 
@@ -74,10 +77,15 @@ class _Ends(NamedTuple):
 
 
 class Families:
-    """The two ends of every activation's free lines on the bounds known, and the start."""
+    """The two ends of every activation's free lines on the bounds known, and the start.
 
-    def __init__(self, inter: Intermediate, start: str) -> None:
-        self.inter, self.start = inter, start
+    Of the mixes ``begun``, by node and side, only whether there is a freedom is told.
+    """
+
+    def __init__(
+        self, inter: Intermediate, start: str, begun: Collection[tuple[int, str]] = ()
+    ) -> None:
+        self.inter, self.start, self.begun = inter, start, begun
         self._made: dict[int, _Ends] = {}
 
     def at(self, node: Node) -> _Ends:
@@ -85,24 +93,28 @@ class Families:
         if node.index not in self._made:
             assert isinstance(node.operator, Activation)
             bounds, axis = self.inter.at(node.inputs[0]), node.operator.axis
-            zero, one, first = (
-                node.operator.lines(bounds, kind) for kind in ("zero", "one", self.start)
-            )
-            self._made[node.index] = _Ends(
-                zero,
-                one,
-                _start(_lower(zero), _lower(one), _lower(first), axis),
-                _start(_upper(zero), _upper(one), _upper(first), axis),
-            )
+            zero, one = (node.operator.lines(bounds, kind) for kind in ("zero", "one"))
+            starts: list[Tensor | None] = []
+            first: Lines | None = None
+            for side, of in (("lower", _lower), ("upper", _upper)):
+                if _agree(of(zero), of(one)):
+                    starts.append(None)
+                elif (node.index, side) in self.begun:
+                    starts.append(of(zero)[0])
+                else:
+                    first = first or node.operator.lines(bounds, self.start)
+                    starts.append(_start(of(zero), of(one), of(first), axis))
+            self._made[node.index] = _Ends(zero, one, *starts)
         return self._made[node.index]
 
 
 Line = tuple[Tensor, Tensor | None]
 
-LOWER_CUT, UPPER_CUT = "lower cut", "upper cut"
+LOWER_CUT, UPPER_CUT, FACET = "lower cut", "upper cut", "facet"
+_MULTIPLIERS = (LOWER_CUT, UPPER_CUT, FACET)
 
 Mixes = dict[tuple[int, str], Tensor]
-"""Parameters of a walk: by node and side the shares of ``one``, or the multipliers of its cuts."""
+"""Parameters of a walk: by node and side the shares of ``one``, or multipliers of constraints."""
 
 
 def _lower(lines: Lines) -> Line:
@@ -113,13 +125,15 @@ def _upper(lines: Lines) -> Line:
     return lines.upper_slope, lines.upper_intercept
 
 
-def _start(zero: Line, one: Line, first: Line, axis: int | None) -> Tensor | None:
-    """Return the share of ``one`` that makes the first line; None where both ends agree."""
+def _agree(zero: Line, one: Line) -> bool:
     same = zero[1] is one[1] or (
         zero[1] is not None and one[1] is not None and torch.equal(zero[1], one[1])
     )
-    if same and torch.equal(zero[0], one[0]):
-        return None
+    return same and torch.equal(zero[0], one[0])
+
+
+def _start(zero: Line, one: Line, first: Line, axis: int | None) -> Tensor:
+    """Return the share of ``one`` that makes the first line."""
     if axis is not None:  # one mix for all that the activation takes together
         return torch.full_like(zero[0].select(axis + 1, 0), 0.5)
     return _mix(first[0], zero[0], one[0])
@@ -150,6 +164,7 @@ class Mixed:
         self.initial = initial or {}
         self.own: Mixes = {}
         self._ends: dict[int, tuple[Lines, Lines]] = {}
+        self._facets: dict[int, Facets] = {}
 
     def __call__(self, node: Node, form: Form, samples: Tensor | None) -> Lines:
         """Return the lines of every group at a node."""
@@ -169,7 +184,13 @@ class Mixed:
         if ends.upper is not None:
             mix = self._mixed(node, "upper", ends.upper, form, samples)
             upper = _between(upper, _upper(one), mix, axis)
-        return Lines(*lower, *upper)
+        lines, facets = Lines(*lower, *upper), self.families.inter.facets.get(node.index)
+        if facets is None or form.window is not None:
+            return lines
+        mu = self._parameter((node.index, FACET), torch.zeros_like(facets.limit), form, samples)
+        if node.index not in self._facets:
+            self._facets[node.index] = facets if samples is None else facets[samples]
+        return tied(lines, self._facets[node.index].tie(mu))
 
     def _mixed(
         self, node: Node, side: str, start: Tensor, form: Form, samples: Tensor | None
@@ -333,8 +354,8 @@ def ascend(
         best = [lower(part, mixed) for part, mixed in parts]
     if ascent.iterations == 0 or not mixes or (enough is not None and enough(best)):
         return best
-    slopes = [mix for key, mix in mixes.items() if key[1] not in (LOWER_CUT, UPPER_CUT)]
-    multipliers = [mix for key, mix in mixes.items() if key[1] in (LOWER_CUT, UPPER_CUT)]
+    slopes = [mix for key, mix in mixes.items() if key[1] not in _MULTIPLIERS]
+    multipliers = [mix for key, mix in mixes.items() if key[1] in _MULTIPLIERS]
     adam = torch.optim.Adam(
         [
             {"params": slopes, "lr": ascent.rate},

@@ -100,6 +100,11 @@ def renewed(inter: Intermediate, node: Node) -> Intermediate:
     return replace(better, refined={**inter.refined, node.index: refined})
 
 
+def bounded(inter: Intermediate, index: int, bounds: Bounds) -> Intermediate:
+    """Return the intermediate bounds with others of one node, its interval's too."""
+    return replace(noted(inter, index, bounds), refined={**inter.refined, index: bounds})
+
+
 def noted(inter: Intermediate, index: int, bounds: Bounds) -> Intermediate:
     """Return the intermediate bounds with another interval of one node."""
     intervals = list(inter.intervals)

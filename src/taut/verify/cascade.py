@@ -18,6 +18,7 @@ from taut.errors import ConfigError
 from taut.region import PIXELS, check_eps
 from taut.verify.boxes import coarser, representable
 from taut.verify.certification import Certification
+from taut.verify.complete import COMPLETE_STAGES, verifier
 from taut.verify.inputs import check_images, check_indices, check_model, placement
 from taut.verify.memory import in_halves
 from taut.verify.stages import Images, Stages
@@ -27,10 +28,7 @@ if TYPE_CHECKING:  # a run without complete stages needs neither
     from taut.verify.branch import Branch
     from taut.verify.mip import MIP
 
-DEFAULT_STAGES = ("clean", "attack", "ibp", "crown-ibp", "crown")
-
-COMPLETE_STAGES = ("branch", "mip")
-"""Stages that decide every image, given the time."""
+DEFAULT_STAGES = ("clean", "ibp", "crown-ibp", "attack", "crown")
 
 _CHEAP = ("clean", "attack", "ibp", "crown-ibp")
 
@@ -43,8 +41,8 @@ class Cascade:
     ----------
     stages
         In order: ``"clean"`` first, then ``"attack"``, names of bounding methods
-        (:data:`taut.bounds.METHODS`) and the complete verifiers ``"branch"`` and ``"mip"``, each
-        at most once.
+        (:data:`taut.bounds.METHODS`) and the verifiers ``"branch"``, ``"mip"``, ``"lp"`` and
+        ``"gm-protocol"`` (:data:`taut.verify.complete.COMPLETE_STAGES`), each at most once.
     batch_size
         Images certified together. It is halved, for as long as needed, where memory runs out.
     piece_size
@@ -62,7 +60,7 @@ class Cascade:
     branch
         Settings of the stage ``"branch"``; None for the defaults.
     mip
-        Settings of the stage ``"mip"``; None for the defaults.
+        Settings of the stages ``"mip"``, ``"lp"`` and ``"gm-protocol"``; None for the defaults.
 
     Raises
     ------
@@ -102,19 +100,13 @@ class Cascade:
         Raises
         ------
         ConfigError
-            The solver of ``"mip"`` is not installed.
+            The solver of ``mip`` is not installed.
         """
-        found: dict[str, Branch | MIP] = {}
-        for name in self.stages:
-            if name == "branch":
-                from taut.verify.branch import Branch
-
-                found[name] = self.branch or Branch()
-            elif name == "mip":
-                from taut.verify.mip import MIP
-
-                found[name] = self.mip or MIP()
-        return found
+        return {
+            name: verifier(name, self.branch, self.mip)
+            for name in self.stages
+            if name in COMPLETE_STAGES
+        }
 
 
 def certify(
@@ -225,6 +217,8 @@ def _batch(
     made: dict[int, Verdict] = {}
 
     def settle(row: int, stage: str, evidence: Evidence) -> None:
+        if row in images.doubts and evidence.replay is None:
+            evidence = replace(images.doubts[row], bound=min(images.bound(row), 0.0))
         if evidence.reason in ("nan", "memory", "timeout"):  # what earlier stages proved stands
             evidence = replace(evidence, bound=images.bound(row))
         made[row] = conclude(
@@ -233,7 +227,7 @@ def _batch(
             images.predicted[row],
             stage,
             images.seconds[row],
-            evidence,
+            replace(evidence, parts=images.parts[row]),
         )
         images.open.remove(row)
         if on_verdict is not None:
@@ -253,7 +247,9 @@ def _batch(
         size = cascade.batch_size if stage in _CHEAP else cascade.piece_size
         for piece in (rows[start : start + size] for start in range(0, len(rows), size)):
             for row, evidence in zip(piece, _timed(stages, stage, images, piece), strict=True):
-                if evidence is not None:
+                if evidence is not None and evidence.is_doubtful and stage != "clean":
+                    images.doubts[row] = evidence
+                elif evidence is not None:
                     settle(row, stage, evidence)
     for row in list(images.open):
         settle(row, last, Evidence(bound=images.bound(row)))

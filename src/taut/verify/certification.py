@@ -100,6 +100,11 @@ class Certification:
         """Return how many images stayed undecided, by reason."""
         return dict(Counter(v.reason for v in self.verdicts if v.status == Status.UNKNOWN))
 
+    def parts(self) -> dict[str, int]:
+        """Return the sub-problems that complete verifiers bounded: ``total`` and ``largest``."""
+        counts = [v.parts for v in self.verdicts]
+        return {"total": sum(counts), "largest": max(counts, default=0)}
+
     def summary(self) -> dict[str, Any]:
         """Return the figures as ``summary.json`` has them."""
         return {
@@ -112,6 +117,7 @@ class Certification:
             "seconds": self.seconds,
             "verdicts": self.by_stage(),
             "unknown": self.unknown(),
+            "parts": self.parts(),
         }
 
     def _share(self, holds: Callable[[Verdict], bool]) -> float:

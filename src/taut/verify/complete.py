@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
 from taut.graph import Network
 from taut.region import Box
+
+if TYPE_CHECKING:  # they answer questions of this module, and are imported when asked for
+    from taut.verify.branch import Branch
+    from taut.verify.mip import MIP
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +83,35 @@ class Complete(Protocol):
     def decide(self, question: Question) -> list[Answer]:
         """Return an answer for each image of the question."""
         ...
+
+
+COMPLETE_STAGES = ("branch", "mip", "lp", "gm-protocol")
+"""Stages that ask such a verifier: ``lp`` and ``gm-protocol`` are settings of ``mip``."""
+
+
+def verifier(stage: str, branch: Branch | None = None, mip: MIP | None = None) -> Branch | MIP:
+    """Return the verifier of one of :data:`COMPLETE_STAGES`.
+
+    Parameters
+    ----------
+    stage
+        ``branch``; ``mip``; ``lp``, the linear program alone; ``gm-protocol``, where only what
+        is decided within its time counts, and else the linear program.
+    branch, mip
+        Settings; the defaults where left out.
+
+    Raises
+    ------
+    ConfigError
+        The solver is not installed.
+    """
+    if stage == "branch":
+        from taut.verify.branch import Branch
+
+        return branch or Branch()
+    from taut.verify.mip import MIP
+
+    mip = mip or MIP()
+    if stage == "mip":
+        return mip
+    return replace(mip, relax=stage == "lp", protocol="dual" if stage == "lp" else stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import threading
@@ -50,7 +51,8 @@ def interrupting(clock: Clock) -> Iterator[None]:
 
     By the process's interval timer, so in the main thread of a system that has one, while
     nobody else uses it; elsewhere nothing happens and only :meth:`Clock.check` ends the work.
-    An operation that is under way is finished first, and so is an import.
+    An operation that is under way is finished first, and so are an import, a finaliser and
+    what the garbage collector calls.
     """
     timer = getattr(signal, "setitimer", None)
     if (
@@ -65,7 +67,7 @@ def interrupting(clock: Clock) -> Iterator[None]:
     armed = True
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if armed and _imports(frame):  # a module half made would stay so
+        if armed and _busy(frame):
             timer(signal.ITIMER_REAL, 0.02, 1.0)
         elif armed:
             raise OutOfTime
@@ -73,7 +75,7 @@ def interrupting(clock: Clock) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     try:
         try:
-            # Again every second: an exception raised inside a finaliser is lost.
+            # Again every second: an exception raised where nobody can catch it is lost.
             timer(signal.ITIMER_REAL, max(clock.left, 1e-3), 1.0)
             yield
         finally:
@@ -83,10 +85,20 @@ def interrupting(clock: Clock) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _imports(frame: FrameType | None) -> bool:
-    """Whether an import is under way somewhere up the stack."""
+def _busy(frame: FrameType | None) -> bool:
+    """Whether an exception would leave a module half made, or be lost.
+
+    It would where an import is under way somewhere up the stack, or a finaliser, or a function
+    that the garbage collector calls.
+    """
+    collecting = {getattr(call, "__code__", None) for call in gc.callbacks}
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if (
+            code.co_filename.startswith("<frozen importlib")
+            or code.co_name == "__del__"
+            or code in collecting
+        ):
             return True
         frame = frame.f_back
     return False

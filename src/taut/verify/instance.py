@@ -14,13 +14,13 @@ from taut.attacks.loop import Attack
 from taut.bounds import METHODS
 from taut.errors import ConfigError, out_of_memory
 from taut.property.case import Case
+from taut.verify.complete import COMPLETE_STAGES
 from taut.verify.deadline import Clock, OutOfTime, interrupting
 from taut.verify.open_case import OpenCase, Subject
 from taut.verify.outcome import Outcome, answered
 from taut.verify.witness import Evaluator, Witness
 
 INSTANCE_STAGES = ("attack", "ibp", "crown-ibp", "crown", "alpha-crown", "branch")
-COMPLETE = ("branch", "mip")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Procedure:
     ----------
     stages
         In order: ``"attack"``, names of bounding methods (:data:`taut.bounds.METHODS`) and the
-        complete verifiers ``"branch"`` and ``"mip"``, each at most once.
+        verifiers ``"branch"``, ``"mip"``, ``"lp"`` and ``"gm-protocol"``, each at most once.
     attack
         The search for counterexamples; it climbs :math:`-\\max_r (a_r z - b_r)` of one group
         after the other, the likeliest first.
@@ -56,7 +56,7 @@ class Procedure:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = ("attack", *METHODS, *COMPLETE)
+        known = ("attack", *METHODS, *COMPLETE_STAGES)
         if unknown := [stage for stage in self.stages if stage not in known]:
             raise ConfigError(f"unknown stage {unknown[0]!r}; choose from {', '.join(known)}")
         if not self.stages or len(set(self.stages)) < len(self.stages):

@@ -17,16 +17,16 @@ from taut.property.case import Case
 from taut.property.specification import Specification
 from taut.region import Box
 from taut.verify.boxes import inner_box, outer_box
-from taut.verify.complete import Complete, Question
+from taut.verify.complete import Question, verifier
 from taut.verify.deadline import Clock, OutOfTime
 from taut.verify.inputs import placement
 from taut.verify.outcome import State
 from taut.verify.precision import (
-    ABSOLUTE,
     finite_margins,
     float32_limit,
     largest_output,
     rounding,
+    slack,
 )
 from taut.verify.replay import outputs_in
 from taut.verify.witness import Evaluator, Witness, witnessed
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 
 _CANDIDATES = 10
 """Counterexamples of one search that are replayed before it is given up."""
-
-_SLACK = 1e-3
-"""Rounding by which a bound may exceed the value of a point, relative to the outputs."""
-
 
 _ROUNDING = 2.0**-40
 """What a float64 bound has to exceed to be trusted, relative to the numbers in a row."""
@@ -105,7 +101,7 @@ class OpenCase:
         self.proved64 = self.proved.clone()
         self._done: list[str] = []
         self._inside: dict[torch.dtype, Tensor] = {}
-        self._sure = False
+        self._sure, self._doubtful = False, False
         self._against, self._note = "", ""
 
     def _shaped(self, lower: Tensor, upper: Tensor) -> Box:
@@ -120,6 +116,8 @@ class OpenCase:
     @property
     def state(self) -> State:
         """What is known in the end."""
+        if self._doubtful:  # what was not repeated may be none, but nothing is proved beside it
+            return State(False, self._against or "not replayed")
         return State(self._sure, self._against or ("" if self._sure else self._note))
 
     def lost(self) -> None:
@@ -167,8 +165,7 @@ class OpenCase:
             found = witnessed(self.subject.model, self.case, point, self.subject.evaluators)
             if found is not None:
                 return found
-        if points:
-            self._against = "not replayed"
+        self._doubtful |= bool(points)
         return None
 
     def _bound(self, stage: str) -> None:
@@ -237,7 +234,7 @@ class OpenCase:
         middle = self.inner.project(self.box.center)
         with torch.no_grad():
             outputs = outputs_in(self.subject.model, middle, torch.float64).flatten(1).cpu()
-        return outputs, ABSOLUTE + _SLACK * self._scale(outputs.abs().amax())
+        return outputs, slack(self._scale(outputs.abs().amax()))
 
     def _scale(self, largest: Tensor) -> Tensor:
         """Return the largest numbers that a row may cancel, where outputs are so large."""
@@ -273,7 +270,7 @@ class OpenCase:
             image_seeds(self.procedure.seed, [self.place]).tolist(),
         )
         with torch.no_grad():
-            (answer,) = _verifier(stage).decide(question)
+            (answer,) = verifier(stage).decide(question)
         if answer.point is not None:
             return self._replayed([answer.point])
         if answer.reason == "timeout":
@@ -285,13 +282,3 @@ class OpenCase:
         elif not answer.reason and float(threshold) < answer.bound < torch.inf:
             self._sure = not self._contradicts(torch.full_like(groups, answer.bound))
         return None
-
-
-def _verifier(stage: str) -> Complete:
-    if stage == "branch":
-        from taut.verify.branch import Branch
-
-        return Branch()
-    from taut.verify.mip import MIP
-
-    return MIP()

@@ -19,18 +19,9 @@ from taut.property import true_margins
 from taut.region import Box
 from taut.verify.boxes import exact_box, inner_box, outer_box
 from taut.verify.complete import Answer, Complete, Question
-from taut.verify.precision import (
-    ABSOLUTE,
-    finite_margins,
-    float32_limit,
-    largest_output,
-    margin_rounding,
-)
+from taut.verify.precision import finite_margins, float32_limits, margin_rounding, slack
 from taut.verify.replay import replay
 from taut.verify.verdict import NO_PREDICTION, Evidence
-
-_SLACK = 1e-3
-"""Rounding by which a bound may exceed the clean margin, relative to the logits."""
 
 
 class Images:
@@ -38,6 +29,8 @@ class Images:
 
     ``logits`` and ``proved`` are float64 (n, K), or None before the first image was
     evaluated; ``proved`` holds the best lower bound of each margin, +inf in the true column.
+    ``doubts`` holds candidates that could not be replayed: later stages may break such an image,
+    but a proof beside one does not count.
     """
 
     def __init__(self, x: Tensor, y: Tensor, indices: list[int]) -> None:
@@ -46,6 +39,8 @@ class Images:
         self.predicted = [NO_PREDICTION] * len(x)
         self.seconds = [0.0] * len(x)
         self.open = list(range(len(x)))
+        self.parts = [0] * len(x)
+        self.doubts: dict[int, Evidence] = {}
         self.logits: Tensor | None = None
         self.proved: Tensor | None = None
 
@@ -158,10 +153,13 @@ class Stages:
         if x.dtype == torch.float64:
             fresh = fresh - margin_rounding(self.net, box)[:, None]
         proved = torch.maximum(images.proved[index], fresh)
-        if x.dtype == torch.float32:
-            doubtful = _borderline(proved, logits, largest_output(self.net, box))
-            doubtful |= (proved.amin(1) > 0) & (proved.amin(1) <= margin_rounding(self.net, box))
-            if bool(doubtful.any()):
+        above = (proved.amin(1) > 0).nonzero()[:, 0]
+        if x.dtype == torch.float32 and len(above):
+            sizes = proved[above].where(torch.isfinite(proved[above]), 0.0)
+            seen = torch.cat([logits[above], sizes], 1).abs().amax(1)
+            limits = float32_limits(self.net, box[above], seen)
+            doubtful = above[proved[above].amin(1) <= limits]
+            if len(doubtful):
                 proved[doubtful] = self._in_double(stage, exact[doubtful], y[doubtful])
         return self._noted(images, index, proved)
 
@@ -171,8 +169,8 @@ class Stages:
         assert images.logits is not None
         logits = images.logits[index]
         smallest = proved.amin(1)
-        slack = ABSOLUTE + _SLACK * logits.abs().amax(1)
-        impossible = (proved > true_margins(logits, images.y[index]) + slack[:, None]).any(1)
+        most = true_margins(logits, images.y[index]) + slack(logits.abs().amax(1))[:, None]
+        impossible = (proved > most).any(1)
         usable = ~smallest.isnan() & ~impossible
         images.proved[index[usable]] = proved[usable]
         return [
@@ -222,6 +220,8 @@ class Stages:
                 found.append(None)
             else:
                 found.append(Evidence(reason=answer.reason))
+        for row, answer in zip(rows, answers, strict=True):
+            images.parts[row] += answer.parts
         return found
 
     def _answers(self, stage: str, images: Images, rows: list[int], index: Tensor) -> list[Answer]:
@@ -235,11 +235,10 @@ class Stages:
         left = [self.timeout - images.seconds[row] for row in rows]
         seeds = image_seeds(self.seed, (images.indices[row] for row in rows)).tolist()
         box = outer_box(exact, x.dtype)
-        limit = margin_rounding(self.net, box)
         if x.dtype == torch.float32:
-            logits = images.logits[index].abs().amax(1)
-            largest = torch.maximum(logits, largest_output(self.net, box).nan_to_num(torch.inf))
-            limit = torch.maximum(limit, float32_limit(largest))
+            limit = float32_limits(self.net, box, images.logits[index].abs().amax(1))
+        else:
+            limit = margin_rounding(self.net, box)
         verifier, proved = self.complete[stage], images.proved[index]
         question = Question(
             self.model, self.net, box, inner, images.y[index], proved, limit, left, seeds
@@ -266,23 +265,11 @@ class Stages:
                 [seeds[at] for at in near],
             )
             for at, answer, least in zip(near, verifier.decide(again), fine, strict=True):
-                answers[at], limit[at] = answer, least
+                both = replace(answer, parts=answer.parts + answers[at].parts)
+                answers[at], limit[at] = both, least
         return [
             _believed(answer, most) for answer, most in zip(answers, limit.tolist(), strict=True)
         ]
-
-
-def _borderline(proved: Tensor, logits: Tensor, reach: Tensor) -> Tensor:
-    """Whether an image (n,) would be verified by less than float32 is to be trusted with.
-
-    A reach that is not finite makes it doubtful.
-    """
-    smallest = proved.amin(1)
-    scale = torch.maximum(
-        logits.abs().amax(1), proved.where(torch.isfinite(proved), 0.0).abs().amax(1)
-    )
-    scale = torch.maximum(scale, reach.nan_to_num(torch.inf))
-    return (smallest > 0) & (smallest <= float32_limit(scale))
 
 
 def _believed(answer: Answer, limit: float) -> Answer:

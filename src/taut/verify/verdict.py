@@ -41,7 +41,8 @@ class Verdict:
         Who decided; for ``unknown`` the last stage tried.
     reason
         "" when verified; "misclassified" or "counterexample" when falsified; else
-        "stages exhausted", "timeout", "memory", "nan" (a bound or logit was not finite),
+        "stages exhausted", "timeout", "memory", "worker" (the processes that worked on it died),
+        "nan" (a bound or logit was not finite),
         "not replayed" (a counterexample did not reproduce in float64 and float32), or
         "contradiction" (a lower bound exceeded the margin of the image itself).
     margin
@@ -52,6 +53,8 @@ class Verdict:
     counterexample
         Shape (*shape), float32, where an attack falsified; None for a misclassified image,
         which is its own.
+    parts
+        Sub-problems that complete verifiers bounded; 0 where none took part.
     """
 
     index: int
@@ -63,6 +66,7 @@ class Verdict:
     margin: float
     seconds: float
     counterexample: Tensor | None
+    parts: int = 0
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Verdict):
@@ -95,11 +99,19 @@ class Evidence:
     reason
         Why the image has to stay undecided ("nan", "memory", "timeout", "contradiction");
         "" leaves the decision to the bound and the replay.
+    parts
+        Sub-problems that were bounded on the way.
     """
 
     bound: float = -math.inf
     replay: Replay | None = None
     reason: str = ""
+    parts: int = 0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it is a candidate that was not repeated."""
+        return self.replay is not None and not self.replay.reproduced
 
 
 def conclude(
@@ -133,4 +145,7 @@ def conclude(
             status, reason = Status.VERIFIED, ""
         else:
             reason = "contradiction"
-    return Verdict(index, label, predicted, status, stage, reason, margin, seconds, counterexample)
+    return Verdict(
+        index, label, predicted, status, stage, reason, margin, seconds, counterexample,
+        evidence.parts,
+    )  # fmt: skip

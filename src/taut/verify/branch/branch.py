@@ -21,7 +21,8 @@ class Branch:
 
     - at an edge between cells, where the network sees its pixels through a grid; where few
       combinations of cells are left they are all evaluated;
-    - in the middle of a pixel, where few pixels move;
+    - in the middle of a pixel, where few pixels move; in small networks thousands of such boxes
+      are bounded together (:mod:`taut.verify.branch.tiles`);
     - else at a neuron, where its activation bends; multipliers of the constraint are optimised
       with the lines (beta-CROWN).
 
@@ -45,6 +46,14 @@ class Branch:
         they come from.
     every
         Whether the bounds of the layers before are optimised too, once for each image.
+    facets
+        How many pairs of neurons of each layer get constraints (:mod:`taut.bounds.pairs`), chosen
+        once for the worst margin of each image that is not split by pixels; the parts keep those
+        with the largest multipliers, and none where the bound gains next to nothing. 0 for none.
+    clip
+        How many neurons of a part that is nearly proved, where neurons are split, are bounded anew
+        over the points at which its margin could still fail (:mod:`taut.verify.branch.clip`).
+        There bounds count up to just above the threshold. 0 for none.
     candidates
         How many splits of highest score are tried; 1 takes the best score at its word.
     refresh
@@ -53,6 +62,9 @@ class Branch:
         propagated.
     pixels
         Images of which at most so many pixels move are split by pixels.
+    tiles
+        Whether such images are split by nothing else, without optimised lines, where the network
+        is small; batches are then as large as the network allows.
     combinations
         How many combinations of cells are evaluated rather than bounded.
     attack_steps
@@ -74,9 +86,12 @@ class Branch:
     ascent: Ascent = Ascent(iterations=4)  # noqa: RUF009 - frozen
     root: Ascent = Ascent(iterations=20)  # noqa: RUF009 - frozen
     every: bool = True
+    facets: int = 256
+    clip: int = 256
     candidates: int = 3
     refresh: Refresh = "inputs"
     pixels: int = 20
+    tiles: bool = True
     combinations: int = 1024
     attack_steps: int = 10
     batch_size: int = 256
@@ -85,7 +100,7 @@ class Branch:
 
     def __post_init__(self) -> None:
         least = {"candidates": 1, "batch_size": 1, "parts": 1, "combinations": 1}
-        least |= {"pixels": 0, "attack_steps": 0}
+        least |= {"pixels": 0, "attack_steps": 0, "facets": 0, "clip": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ConfigError(f"{name} must be at least {value}; got {getattr(self, name)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from taut.operators.forms import Bounds, Lines
 from taut.region import Box
 from taut.verify.branch import choose
 from taut.verify.branch.choose import Scored
+from taut.verify.branch.clip import Half
 from taut.verify.branch.parts import Parts, Splits
 
 BETA = (-1, LOWER_CUT)
@@ -59,11 +60,13 @@ class Layout:
         }
 
     def packed(self, mixes: Mapping[tuple[int, str], Tensor], before: Tensor) -> Tensor:
-        """Return rows ``(G, M)``; what the mixes lack stays as it was ``before``."""
+        """Return rows ``(G, M)`` of the type of ``before``, of which what the mixes lack stays."""
         if not self.keys:
             return before
         old = self.unpacked(before)
-        return torch.cat([mixes.get(key, old[key]).flatten(1) for key, _ in self.keys], 1)
+        return torch.cat(
+            [mixes.get(key, old[key]).flatten(1).to(before) for key, _ in self.keys], 1
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +83,19 @@ class Climbed:
         Where the worst margin's last linear bound is least, ``(N, *shape)``.
     mixes
         The mixes of the worst margin of each part, ``(N, *shape)``.
+    half
+        Where the last linear bound of the worst margin is at most the level asked for, the
+        threshold by default.
+    scores
+        How much that bound loses at every neuron of the parts, empty where no split is looked for.
     """
 
     parts: Parts
     found: Tensor
     corner: Tensor
     mixes: Mixes
+    half: Half
+    scores: tuple[Scored, ...] = ()
 
 
 class _Witness:
@@ -93,7 +103,7 @@ class _Witness:
 
     def __init__(self, mixed: Mixed, inter: Intermediate, scoring: bool) -> None:
         self.mixed, self.inter, self.scoring = mixed, inter, scoring
-        self.neurons: list[Scored] = []
+        self.met: list[tuple[Node, Tensor, Lines, Bounds]] = []
         self.cells: list[Scored] = []
 
     def __call__(self, node: Node, form: Form, samples: Tensor | None) -> Lines:
@@ -104,8 +114,16 @@ class _Witness:
             if isinstance(node.operator, Steps) and node.inputs == (0,):
                 self.cells.append(choose.of_cells(node.operator, form.rows[:, 0], bounds))
             else:
-                self.neurons += choose.of_neurons(node, form.rows[:, 0], lines, bounds)
+                self.met.append((node, form.rows[:, 0].clone(), lines, bounds))
         return lines
+
+    def neurons(self, worst: Tensor) -> list[Scored]:
+        """Return the scores of some groups' neurons."""
+        return [
+            scored
+            for node, rows, lines, bounds in self.met
+            for scored in choose.of_neurons(node, rows[worst], lines[worst], bounds[worst])
+        ]
 
 
 class _Multipliers:
@@ -143,6 +161,7 @@ class _Walker:
         self.inter, self.multipliers, self.scoring = inter, multipliers, scoring
         self.witness: _Witness | None = None
         self.over_input: Tensor | None = None
+        self.last: Tensor | None = None
 
     def __call__(self, part: tuple[Form, Tensor | None], mixed: Mixed) -> Tensor:
         (form, samples), inter = part, self.inter
@@ -153,24 +172,21 @@ class _Walker:
             form,
             relaxation=self.witness,
             samples=samples,
-            stops=frozenset(),
-            landing=_nowhere,
             multipliers=self.multipliers,
         )
         if found is None:
             assert total is not None
-            return total.squeeze(1)
-        self.over_input = found.rows[:, 0].detach()
-        least = backward.minimum(found, inter, samples)
-        return (least if total is None else least + total).squeeze(1)
+            least = total
+        else:
+            self.over_input = found.rows[:, 0].detach()
+            least = backward.minimum(found, inter, samples)
+            least = least if total is None else least + total
+        self.last = least.detach().squeeze(1)
+        return least.squeeze(1)
 
     def over(self, box: Box, part: Tensor) -> Tensor:
         """Return the last form over the input, zero where no row came so far, ``(G, *shape)``."""
         return torch.zeros_like(box.lower)[part] if self.over_input is None else self.over_input
-
-
-def _nowhere(node: Node, form: Form) -> backward.Landed:
-    raise AssertionError("no walk stops")
 
 
 def reads_cells(net: Network) -> bool:
@@ -190,6 +206,8 @@ def climb(
     choices: int,
     by_pixels: Tensor,
     width: Tensor,
+    level: Tensor | None = None,
+    most: Tensor | None = None,
 ) -> Climbed:
     """Bound some margins of each part; every part has one at least.
 
@@ -197,12 +215,13 @@ def climb(
     margins, those of a part next to each other; bounds above ``threshold (N,)`` are good enough.
     The parts' own mixes, which lie as ``layout`` says, are begun with; without it lines begin
     anew. ``choices`` splits are looked for, none for 0: of pixels where ``by_pixels (N,)`` asks
-    for them, whose widths in the whole region are ``width (N, *shape)``.
+    for them, whose widths in the whole region are ``width (N, *shape)``. Bounds count up to
+    ``most (N,)``; what they leave of a part is told for the ``level (N,)``.
     """
     net = inter.net
     samples = None if len(rows.part) == len(parts) else rows.part  # None: group g is of part g
-    initial = None if layout is None else layout.unpacked(parts.mixes[rows.part])
-    mixed = Mixed(Families(inter, ascent.start), None, initial)
+    initial = None if layout is None else layout.unpacked(parts.mixes[rows.part].to(inter.like))
+    mixed = Mixed(Families(inter, ascent.start, initial or ()), None, initial)
     multipliers = _Multipliers(parts.splits, rows.part, inter.like)
     if inter.cuts:
         mixed.own[BETA] = multipliers.beta
@@ -215,8 +234,10 @@ def climb(
 
     (found,) = ascend([((form, samples), mixed)], mixed.own, walker, ascent, enough)
     found = found.where(found.isfinite(), -torch.inf).to(before)
+    if most is not None:
+        found = torch.minimum(found, most[rows.part])
     proved = parts.proved.index_put((rows.part, rows.target), torch.maximum(before, found))
-    worst = _worst(rows, found, len(parts))
+    worst = worst_groups(rows.part, found, len(parts))
     mixes = {key: mix.detach()[worst] for key, mix in mixed.own.items() if key != BETA}
     better = replace(
         parts,
@@ -225,38 +246,39 @@ def climb(
     )
     box = inter.region.box
     over_input = walker.over(box, rows.part)[worst]
+    scores: tuple[Scored, ...] = ()
     if choices:
         assert walker.witness is not None
         pixels = choose.of_pixels(over_input, Bounds(box.lower, box.upper), width)
-        entries = _allowed(walker.witness, worst, pixels, by_pixels, reads_cells(net))
+        scores = tuple(walker.witness.neurons(worst))
+        if reads_cells(net):
+            entries = [_picked(entry, worst) for entry in walker.witness.cells]
+        else:
+            entries = _allowed(scores, pixels, by_pixels)
         kept = parts.mixes if layout is None else layout.packed(mixes, parts.mixes)
         better = replace(better, choices=choose.best(entries, choices), mixes=kept)
-    return Climbed(better, found, _corner(over_input, box), mixes)
+    assert walker.last is not None
+    half = Half.below(threshold if level is None else level, over_input, walker.last[worst], box)
+    return Climbed(better, found, corner(over_input, box), mixes, half, scores)
 
 
-def _worst(rows: Rows, found: Tensor, count: int) -> Tensor:
-    """Return the group of the least bound of each part, ``(N,)``; of several the first."""
-    least = found.new_full((count,), torch.inf).scatter_reduce(0, rows.part, found, "amin")
+def worst_groups(part: Tensor, found: Tensor, count: int) -> Tensor:
+    """Return the group of the least bound of each part, ``(N,)``; of several the first.
+
+    Group g is of part ``part[g]`` and has the bound ``found[g]``.
+    """
+    least = found.new_full((count,), torch.inf).scatter_reduce(0, part, found, "amin")
     each = torch.arange(len(found), device=found.device)
-    first = each.where(found == least[rows.part], len(found))
-    return each.new_full((count,), len(found)).scatter_reduce(0, rows.part, first, "amin")
+    first = each.where(found == least[part], len(found))
+    return each.new_full((count,), len(found)).scatter_reduce(0, part, first, "amin")
 
 
-def _allowed(
-    witness: _Witness,
-    worst: Tensor,
-    pixels: Scored,
-    by_pixels: Tensor,
-    cells: bool,
-) -> list[Scored]:
-    """Return the scores of each part's worst margin, NOWHERE where a part is not to be split.
+def _allowed(neurons: Sequence[Scored], pixels: Scored, by_pixels: Tensor) -> list[Scored]:
+    """Return the scores of each part, NOWHERE where it is not to be split.
 
     Pixels only where asked for, or where nothing else bends any more; and the other way round.
     """
-    if cells:
-        return [_picked(entry, worst) for entry in witness.cells]
-    neurons = [_picked(entry, worst) for entry in witness.neurons]
-    bent = torch.zeros(len(worst), dtype=torch.bool, device=worst.device)
+    bent = torch.zeros_like(by_pixels)
     for entry in neurons:
         bent |= (entry.score > choose.NOWHERE).any(1)
     wide = (pixels.score > choose.NOWHERE).any(1)
@@ -270,7 +292,7 @@ def _picked(entry: Scored, worst: Tensor) -> Scored:
     return entry._replace(score=entry.score[worst], at=entry.at[worst])
 
 
-def _corner(rows: Tensor, box: Box) -> Tensor:
+def corner(rows: Tensor, box: Box) -> Tensor:
     """Return the points of the boxes at which linear forms are least; the middle for a zero."""
     corner = torch.where(rows > 0, box.lower, box.upper)
     return torch.where(rows == 0, box.center, corner)

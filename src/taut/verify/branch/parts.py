@@ -61,6 +61,9 @@ class Parts:
     mixes
         The mixes of lines its worst margin was bounded with, ``(N, M)``, or those of the part it
         comes from; see :class:`~taut.verify.branch.climb.Layout`.
+    kept
+        Bounds of neurons where an open margin could still fail, ``(N, M)``, or no columns where
+        none are known; see :class:`~taut.verify.branch.known.Table`.
     """
 
     image: Tensor
@@ -68,6 +71,7 @@ class Parts:
     splits: Splits
     choices: Choices
     mixes: Tensor
+    kept: Tensor
 
     def __len__(self) -> int:
         return len(self.image)
@@ -79,6 +83,7 @@ class Parts:
             Splits(*(value[index] for value in _values(self.splits))),
             Choices(*(value[index] for value in _values(self.choices))),
             self.mixes[index],
+            self.kept[index],
         )
 
     @property
@@ -129,7 +134,7 @@ def whole(image: Tensor, proved: Tensor, like: Tensor) -> Parts:
     count = len(image)
     nodes, numbers = image.new_zeros(count, 0), like.new_zeros(count, 0)
     splits = Splits(nodes, nodes, numbers, numbers, numbers)
-    return Parts(image, proved, splits, Choices(nodes, nodes, numbers, numbers), numbers)
+    return Parts(image, proved, splits, Choices(nodes, nodes, numbers, numbers), numbers, numbers)
 
 
 def joined(parts: list[Parts]) -> Parts:
@@ -144,6 +149,7 @@ def joined(parts: list[Parts]) -> Parts:
         Splits(*(torch.cat(column) for column in zip(*splits, strict=True))),
         Choices(*(torch.cat(column) for column in zip(*choices, strict=True))),
         torch.cat([part.mixes for part in parts]),
+        torch.cat([part.kept for part in parts]),
     )
 
 

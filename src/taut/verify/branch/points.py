@@ -24,24 +24,38 @@ class Prober:
 
         From the point of least margin of each image a short attack goes on in its ``box``.
         """
-        inner = self.inner[image]
-        points = inner.project(points.to(inner.lower))
-        y = self.question.y[image]
+        points, found = self.tried(image, points)
+        return self.broken(image, points, found, box, leaders=1)
+
+    def tried(self, image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points moved into the inner boxes of their images, and their margins ``(M,)``."""
+        points = self.inner[image].project(points.to(self.inner.lower))
         with torch.no_grad():
-            found = margin(self.question.module(points), y)
-        found = found.nan_to_num(torch.inf)
+            found = margin(self.question.module(points), self.question.y[image])
+        return points, found.nan_to_num(torch.inf)
+
+    def broken(
+        self, image: Tensor, points: Tensor, found: Tensor, box: Box, *, leaders: int
+    ) -> dict[int, Tensor]:
+        """Return a misclassified point for each image that has one, by points that were tried.
+
+        Where there is none a short attack goes on from so many points of least margin of each
+        image, each in its own ``box``.
+        """
         broken: dict[int, Tensor] = {}
-        leaders = []
+        follow: list[int] = []
         for index in image.unique().tolist():
             here = (image == index).nonzero()[:, 0]
-            first = here[found[here].argmin()]
-            if float(found[first]) < 0:
-                broken[index] = points[first]
+            order = here[found[here].argsort(stable=True)][: max(1, leaders)]
+            if float(found[order[0]]) < 0:
+                broken[index] = points[order[0]]
             else:
-                leaders.append(int(first))
-        if leaders and self.steps:
+                follow += order[:leaders].tolist()
+        if follow and self.steps:
+            chosen = torch.tensor(follow, device=image.device)
+            inner = self.inner[image]
             box = Box(inner.project(box.lower.to(points)), inner.project(box.upper.to(points)))
-            broken |= self._followed(image[leaders], points[leaders], box[torch.tensor(leaders)])
+            broken |= self._followed(image[chosen], points[chosen], box[chosen])
         return broken
 
     def _followed(self, image: Tensor, points: Tensor, box: Box) -> dict[int, Tensor]:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from taut.verify.branch.parts import Parts
 from taut.verify.complete import Answer, Question
 
 _PATIENCE = 64  # sub-problems that a bound between zero and the threshold gets in any case
+
+
+class Closing(Protocol):
+    """Some sub-problems of any kind."""
+
+    @property
+    def image(self) -> Tensor:
+        """Whose region each is a part of, int64 ``(N,)``."""
+
+    @property
+    def proved(self) -> Tensor:
+        """Lower bounds of its margins, ``(N, K)``."""
 
 
 class Record:
@@ -39,7 +51,7 @@ class Record:
         """Whether an image is neither settled, nor broken, nor stopped."""
         return not (image in self.settled or image in self.points or image in self.reasons)
 
-    def close(self, parts: Parts) -> None:
+    def close(self, parts: Closing) -> None:
         """Take note of parts that will not be split again."""
         index = parts.image[:, None].expand_as(parts.proved)
         self.closed.scatter_reduce_(0, index, parts.proved, "amin")

@@ -10,23 +10,21 @@ import torch
 from torch import Tensor
 
 from taut.bounds.budget import allowance
-from taut.bounds.interval import Intermediate
-from taut.bounds.optimised import Ascent
-from taut.bounds.refine import improve
 from taut.errors import out_of_memory
 from taut.verify.branch import cells, parts
-from taut.verify.branch.climb import Climbed, Rows, climb, reads_cells
-from taut.verify.branch.known import crown, restricted
+from taut.verify.branch.bounding import Bounding
+from taut.verify.branch.climb import Climbed, reads_cells
 from taut.verify.branch.parts import NONE, Parts
 from taut.verify.branch.points import Prober
 from taut.verify.branch.record import Record
 from taut.verify.branch.root import Planter, Roots, group_limit
+from taut.verify.branch.tiles import Tiling
 from taut.verify.complete import Answer, Question
 
 if TYPE_CHECKING:
     from taut.verify.branch.branch import Branch
 
-_MIXES = 2**28  # bytes of lines kept with the parts; where they take more, parts begin anew
+_KEPT = 2**27  # bytes of lines and bounds kept with parts; where they take more, all begin anew
 _EVALUATED = 256  # combinations of cells evaluated at once
 
 
@@ -44,7 +42,7 @@ class Search:
         self.by_pixels = moving <= settings.pixels
         self.size = settings.batch_size
         self.open = parts.whole(question.y[:0], question.proved[:0], question.box.lower)
-        self.roots: Roots | None = None
+        self.bounding: Bounding | None = None
 
     def run(self) -> list[Answer]:
         """Return an answer for each image."""
@@ -70,12 +68,31 @@ class Search:
             record.settle(left.image[few].tolist())
             record.spend(left.image[few].tolist(), time.perf_counter() - began)
             left = left[~few]
+        left = self._tiled(left)
         if len(left):
             planter = Planter(question, self.settings, record, self.prober, self.budget)
-            self.roots = planter.plant(left.image.tolist())
-        if self.roots is not None:
-            self.size = min(self.size, group_limit(self.roots.inter, self.budget))
-            self._keep(self.roots.parts)
+            roots = planter.plant(left.image.tolist())
+            if roots is not None:
+                self._planted(roots)
+
+    def _planted(self, roots: Roots) -> None:
+        """Begin with whole regions, or with each of their margins that is open by itself."""
+        self.size = min(self.size, group_limit(roots.inter, self.budget))
+        self.bounding = Bounding.of(
+            self.question, self.settings, roots, self.by_pixels, self.budget, cells=self.cells
+        )
+        whole, margins = self.bounding.begun(roots.parts)
+        self._keep(whole)
+        for some in torch.arange(len(margins), device=margins.image.device).split(self.size):
+            self._step(self.bounding.kept(margins[some]), split=False)
+
+    def _tiled(self, left: Parts) -> Parts:
+        """Decide images of which few pixels move by splitting these alone; return the others."""
+        tiling = Tiling(self.settings, self.question, self.record, self.prober, self.budget)
+        taken = tiling.takes(left.image)
+        for image in left.image[taken].tolist():
+            tiling.search(image)
+        return left[~taken]
 
     def _next(self) -> Parts:
         """Take the worst parts of each image in turn out of the open ones."""
@@ -96,14 +113,13 @@ class Search:
         self.open = found[order[taken:]]
         return found[order[:taken]]
 
-    def _step(self, batch: Parts) -> None:
+    def _step(self, batch: Parts, *, split: bool = True) -> None:
         """Split and bound a batch; halve the batches to come where memory runs out."""
         if len(batch) == 0:
             return
         began, fits = time.perf_counter(), True
         try:
-            halves = batch.halves(self._chosen(batch))
-            self._bounded(halves)
+            self._bounded(batch.halves(self._chosen(batch)) if split else batch)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -129,6 +145,7 @@ class Search:
         where, choice = inner.nonzero().unbind(1)
         if width == 1 or len(where) == 0:
             return best
+        assert self.bounding is not None
         target = batch.proved.argmin(1)
         score = torch.full(
             (count, width), -torch.inf, dtype=batch.proved.dtype, device=nodes.device
@@ -136,10 +153,7 @@ class Search:
         size = max(1, self.size // 2)
         for some, column in zip(where.split(size), choice.split(size), strict=True):
             halves = batch[some].halves(column)
-            quick = self._climbed(
-                halves, target[some].repeat(2), Ascent(0, start=self.settings.ascent.start), 0
-            )
-            left, right = quick.found.chunk(2)
+            left, right = self.bounding.quick(halves, target[some].repeat(2)).chunk(2)
             score[some, column] = torch.minimum(left, right)
         return score.argmax(1)
 
@@ -149,42 +163,11 @@ class Search:
         many = halves[~few]
         found = None
         if len(many):
-            found = self._climbed(many, None, self.settings.ascent, self.settings.candidates)
+            assert self.bounding is not None
+            found = self.bounding.bounded(many)
         self._evaluated(halves[few])
         if found is not None:
             self._settle(found)
-
-    def _climbed(
-        self, halves: Parts, target: Tensor | None, ascent: Ascent, choices: int
-    ) -> Climbed:
-        """Bound one margin of each part, or all that are open."""
-        assert self.roots is not None
-        question, threshold = self.question, self.question.threshold[halves.image]
-        inter = self._inter(self.roots, halves, quick=choices == 0)
-        if target is None:
-            part, target = (halves.proved <= threshold[:, None]).nonzero().unbind(1)
-        else:
-            part = torch.arange(len(halves), device=target.device)
-        return climb(
-            inter,
-            halves,
-            Rows(part, question.y[halves.image[part]], target),
-            threshold,
-            ascent,
-            self.roots.layout,
-            choices=choices,
-            by_pixels=self.by_pixels[halves.image],
-            width=2 * question.box.radius[halves.image],
-        )
-
-    def _inter(self, roots: Roots, halves: Parts, *, quick: bool) -> Intermediate:
-        """Return the bounds of every node over each part, new ones where the policy says so."""
-        inter = restricted(roots.inter, roots.place, self.question.box, halves, onward=not quick)
-        policy = self.settings.refresh
-        smaller = bool((halves.splits.node == 0).any())
-        if not quick and (policy == "always" or (policy == "inputs" and smaller)):
-            inter = improve(inter, [crown(self.settings.ascent.start, self.budget)])
-        return inter
 
     def _few(self, some: Parts) -> Tensor:
         """Tell which parts have few enough combinations of cells to evaluate all."""
@@ -225,9 +208,10 @@ class Search:
         self.record.close(some[stuck])
         more = some[~stuck]
         self.open = parts.joined([self.open, more]) if len(self.open) else more
-        if self.open.mixes.nbytes > min(_MIXES, self.budget) and self.roots is not None:
-            self.roots = replace(self.roots, layout=None)
-            self.open = replace(self.open, mixes=self.open.mixes[:, :0])
+        held = self.open.mixes.nbytes + self.open.kept.nbytes
+        if held > min(_KEPT, self.budget) and self.bounding is not None:
+            self.bounding = self.bounding.bare()
+            self.open = self.bounding.kept(self.open)
 
 
 def _in_turn(image: Tensor, worst: Tensor) -> Tensor:

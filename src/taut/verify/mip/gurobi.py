@@ -17,7 +17,7 @@ from taut.verify.mip.solve import (
     Status,
     allowance,
     concluded,
-    constant,
+    settled,
 )
 
 _STATUS: dict[int, Status] = {2: "optimal", 15: "stopped", 9: "timeout", 17: "memory"}
@@ -42,8 +42,8 @@ class Gurobi:
         stop_below: float = -math.inf,
     ) -> Solution:
         """Minimise a program, see :meth:`taut.verify.mip.solve.Solver.solve`."""
-        if len(program.cost) == 0:
-            return constant(program)
+        if (known := settled(program)) is not None:
+            return known
         gurobi = importlib.import_module("gurobipy")
         try:
             parameters = _parameters(program, time_limit)
@@ -77,20 +77,10 @@ def _solved(
             model.Params.BestObjStop = stop_below
     variables = [
         model.addVar(lb=low, ub=up, obj=cost, vtype="I" if whole else "C")
-        for low, up, cost, whole in zip(
-            program.lower.tolist(),
-            program.upper.tolist(),
-            program.cost.tolist(),
-            program.integer.tolist(),
-            strict=True,
-        )
+        for low, up, cost, whole in program.variables()
     ]
     model.ObjCon = program.offset
-    for row, (low, up) in enumerate(
-        zip(program.row_lower.tolist(), program.row_upper.tolist(), strict=True)
-    ):
-        part = slice(int(program.starts[row]), int(program.starts[row + 1]))
-        columns, entries = program.columns[part].tolist(), program.entries[part].tolist()
+    for low, up, columns, entries in program.constraints():
         form = gurobi.LinExpr(entries, [variables[j] for j in columns])
         if low == up:
             model.addLConstr(form, "=", low)

@@ -34,8 +34,9 @@ Read = Callable[[Flags], Terms]
 """Returns the inputs of an activation as values, flat; only those flagged are asked for, and the
 others may be constants that mean nothing."""
 
-_PAD = 1e-10
-"""Relative width added to bounds, so that their rounding cuts nothing off."""
+_PAD = 1e-8
+"""Relative width added to bounds, so that neither their rounding nor a solver that holds a row to
+its feasibility tolerance (ten times smaller) cuts anything off."""
 
 _KINDS = ("tight", "adaptive", "zero", "one")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,6 +87,23 @@ class Program:
     def row_of_entries(self) -> Ints:
         """Return the row that each entry of A stands in."""
         return np.repeat(np.arange(len(self.row_lower)), np.diff(self.starts))
+
+    def variables(self) -> Iterator[tuple[float, float, float, bool]]:
+        """Yield l, u, c and whether it is an integer, variable by variable."""
+        yield from zip(
+            self.lower.tolist(),
+            self.upper.tolist(),
+            self.cost.tolist(),
+            self.integer.tolist(),
+            strict=True,
+        )
+
+    def constraints(self) -> Iterator[tuple[float, float, list[int], list[float]]]:
+        """Yield r, s, columns and entries, row by row."""
+        ends = zip(self.row_lower.tolist(), self.row_upper.tolist(), strict=True)
+        for row, (low, up) in enumerate(ends):
+            part = slice(int(self.starts[row]), int(self.starts[row + 1]))
+            yield low, up, self.columns[part].tolist(), self.entries[part].tolist()
 
     def scale(self) -> float:
         r"""Return how large the form can come, :math:`|d| + \sum_i |c_i| \max(|l_i|, |u_i|)`."""

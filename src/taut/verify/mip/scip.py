@@ -16,7 +16,7 @@ from taut.verify.mip.solve import (
     Status,
     allowance,
     concluded,
-    constant,
+    settled,
 )
 
 _STATUS: dict[str, Status] = {
@@ -41,8 +41,8 @@ class SCIP:
         stop_below: float = -math.inf,
     ) -> Solution:
         """Minimise a program, see :meth:`taut.verify.mip.solve.Solver.solve`."""
-        if len(program.cost) == 0:
-            return constant(program)
+        if (known := settled(program)) is not None:
+            return known
         scip = importlib.import_module("pyscipopt")
         model, variables = _model(scip, program)
         model.setParam("limits/time", min(_LONGEST, max(0.0, time_limit)))
@@ -74,20 +74,10 @@ def _model(scip: Any, program: Program) -> tuple[Any, list[Any]]:
         model.setParam(name, value)
     variables = [
         model.addVar(lb=low, ub=up, obj=cost, vtype="I" if whole else "C")
-        for low, up, cost, whole in zip(
-            program.lower.tolist(),
-            program.upper.tolist(),
-            program.cost.tolist(),
-            program.integer.tolist(),
-            strict=True,
-        )
+        for low, up, cost, whole in program.variables()
     ]
     model.addObjoffset(program.offset)
-    for row, (low, up) in enumerate(
-        zip(program.row_lower.tolist(), program.row_upper.tolist(), strict=True)
-    ):
-        part = slice(int(program.starts[row]), int(program.starts[row + 1]))
-        columns, entries = program.columns[part].tolist(), program.entries[part].tolist()
+    for low, up, columns, entries in program.constraints():
         form = scip.quicksum(a * variables[j] for j, a in zip(columns, entries, strict=True))
         if low == up:
             model.addCons(form == low)

@@ -100,9 +100,15 @@ def concluded(
     return Solution(status, bound - slack, value, None if value == math.inf else point, nodes)
 
 
-def constant(program: Program) -> Solution:
-    """Return the solution of a program without variables."""
-    return Solution("optimal", program.offset, program.offset, np.zeros(0))
+def settled(program: Program) -> Solution | None:
+    """Return the solution of what no solver is asked: no variables, or numbers not finite."""
+    numbers = program.cost, program.entries, program.lower, program.upper
+    ends = program.row_lower, program.row_upper
+    if not all(np.isfinite(n).all() for n in numbers) or any(np.isnan(n).any() for n in ends):
+        return Solution("failed")
+    if len(program.cost) == 0:
+        return Solution("optimal", program.offset, program.offset, np.zeros(0))
+    return None
 
 
 @dataclass(frozen=True)
@@ -117,15 +123,16 @@ class HiGHS:
         stop_below: float = -math.inf,
     ) -> Solution:
         """Minimise a program, see :meth:`Solver.solve`."""
-        if len(program.cost) == 0:
-            return constant(program)
+        if (known := settled(program)) is not None:
+            return known
         import highspy
 
         solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         for name, value in _OPTIONS.items():
             solver.setOptionValue(name, value)
         solver.setOptionValue("time_limit", max(0.0, time_limit))
-        _load(solver, program)
+        if not _loaded(solver, program):
+            return Solution("failed")
         if not program.is_linear:
             slack = allowance(program)
 
@@ -155,9 +162,10 @@ _OPTIONS: dict[str, bool | int | float | str] = {
 }
 
 
-def _load(solver: Any, program: Program) -> None:
+def _loaded(solver: Any, program: Program) -> bool:
+    """Hand a program over; tell whether it was taken as it is."""
     rowwise, minimise = 2, 1
-    solver.passModel(
+    status = solver.passModel(
         len(program.cost),
         len(program.row_lower),
         len(program.entries),
@@ -174,6 +182,7 @@ def _load(solver: Any, program: Program) -> None:
         program.entries,
         program.integer.astype(np.int32),
     )
+    return bool(status.name != "kError")
 
 
 def _status(solver: Any) -> Status:
