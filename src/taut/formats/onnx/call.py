@@ -108,7 +108,21 @@ class Call:
     def axes(self, rank: int, index: int | None = None) -> list[int] | None:
         """Return the axes a node names, counted from the front."""
         found = self.numbers("axes", index)
-        return None if found is None else [axis % rank for axis in found]
+        return None if found is None else [axis_of(axis, rank) for axis in found]
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """Return an axis counted from the front; negative ones count from behind.
+
+    Raises
+    ------
+    UnsupportedOperator
+        When a tensor of so many axes has no such one.
+
+    """
+    if not -rank <= axis < rank:
+        raise UnsupportedOperator(f"along the axis {axis} of a tensor of {rank} axes")
+    return axis % rank
 
 
 Rule = Callable[[Call], Any]

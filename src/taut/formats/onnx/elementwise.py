@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from taut.errors import UnsupportedOperator
-from taut.formats.onnx.call import Call, Operand, rule
+from taut.formats.onnx.call import Call, Operand, axis_of, rule
 from taut.formats.onnx.read import Array
 from taut.formats.onnx.value import Builder, Value
 
@@ -150,7 +150,7 @@ def _clamp(builder: Builder, x: Value, low: float, high: float) -> Value:
 def _softmax(call: Call) -> Value:
     x = call.value()
     rank = len(x.shape)
-    axis = call.attribute("axis", -1 if call.opset >= 13 else 1) % rank
+    axis = axis_of(call.attribute("axis", -1 if call.opset >= 13 else 1), rank)
     # Before opset 13 all axes from this one on were taken together.
     taken = [axis] if call.opset >= 13 else list(range(axis, rank))
     wide = [a for a in taken if x.shape[a] != 1]

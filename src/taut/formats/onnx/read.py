@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ Array = npt.NDArray[Any]
 
 OLDEST = 7
 """Before opset 7 arithmetic broadcast by attributes of its own."""
+
+LARGEST = 2**26
+"""Numbers that an input may have. A damaged shape should not take all memory."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def read_model(path: Path) -> ModelProto:
     _load_external(model, path)
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # its own text, undecoded
         raise ModelError(
             f"{path} breaks the rules of ONNX: {first_line(error)}; export it again"
         ) from error
@@ -128,11 +132,17 @@ def _load_external(model: ModelProto, path: Path) -> None:
 
 
 def check_weights(model: ModelProto, path: Path) -> None:
-    """Raise :class:`ModelError` naming the first tensor of the file that holds NaN."""
+    """Raise :class:`ModelError` naming the first tensor that is damaged or holds NaN."""
     from onnx import numpy_helper
 
     for tensor in _tensors(model.graph):
-        array = numpy_helper.to_array(tensor)
+        try:
+            array = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise ModelError(
+                f"{path}: the tensor {tensor.name!r} is damaged, its numbers do not fit its type "
+                f"or shape ({first_line(error)}); copy or export the file again"
+            ) from error
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise ModelError(
                 f"{path}: the tensor {tensor.name!r} holds NaN; train or export the network again"
@@ -154,7 +164,8 @@ def ports(model: ModelProto, path: Path) -> tuple[Port, Port]:
     ------
     ModelError
         When there are several, or one is not a tensor of floating-point numbers with known
-        axes: only the first axis of the input, the batch, may go without a number.
+        axes (only the first axis of the input, the batch, may go without a number), or the input
+        has more than :data:`LARGEST` numbers.
 
     """
     named = {tensor.name for tensor in model.graph.initializer}
@@ -168,6 +179,11 @@ def ports(model: ModelProto, path: Path) -> tuple[Port, Port]:
         raise ModelError(
             f"{path}: the input {entry.name!r} has axes of unknown size, {_by(entry.sizes)}; only "
             "the batch, the first of several axes, may be free: export it with fixed sizes"
+        )
+    if math.prod(size or 1 for size in entry.sizes) > LARGEST:
+        raise ModelError(
+            f"{path}: the input {entry.name!r} of shape {_by(entry.sizes)} has more than {LARGEST} "
+            "numbers, which are the most that taut takes; check that the file is not damaged"
         )
     return entry, leave
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from taut.errors import UnsupportedOperator
-from taut.formats.onnx.call import Call, Operand, rule
+from taut.formats.onnx.call import Call, Operand, axis_of, rule
 from taut.formats.onnx.read import Array
 from taut.formats.onnx.value import Shape, Value, first_of_one, without
 
@@ -52,9 +52,8 @@ def _reshape(call: Call) -> Value:
 @rule("Flatten")
 def _flatten(call: Call) -> Value:
     x = call.value()
-    axis = call.attribute("axis", 1)
-    if axis < 0:
-        axis += len(x.shape)
+    axis, rank = call.attribute("axis", 1), len(x.shape)
+    axis = rank if axis == rank else axis_of(axis, rank)
     return _reshaped(call, x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
 
 
@@ -89,7 +88,7 @@ def _unsqueeze(call: Call) -> Value:
     if asked is None:
         raise UnsupportedOperator("without axes")
     rank = len(x.shape) + len(asked)
-    new = {axis % rank for axis in asked}
+    new = {axis_of(axis, rank) for axis in asked}
     old = [axis for axis in range(rank) if axis not in new]
     shape = tuple(1 if i in new else x.shape[old.index(i)] for i in range(rank))
     batch = min(new) if x.axis is None else old[x.axis]
@@ -112,7 +111,7 @@ def _concat(call: Call) -> Value:
     """Join tensors; constants among them are added to a result padded with zeros."""
     builder = call.builder
     values = [x for x in call.inputs if isinstance(x, Value)]
-    axis, batch = call.attribute("axis") % len(values[0].shape), values[0].axis
+    axis, batch = axis_of(call.attribute("axis"), len(values[0].shape)), values[0].axis
     if batch == axis or (batch is not None and any(x.shape[batch] != 1 for x in values)):
         batch = None
     dim = axis if batch is None or axis < batch else axis - 1  # in the module, without the batch
@@ -159,7 +158,7 @@ def _slice(call: Call) -> Value:
     starts, ends, axes, steps = _constants(call, ("starts", "ends", "axes", "steps"))
     if starts is None or ends is None:
         raise UnsupportedOperator("without starts and ends")
-    axes = [a % len(x.shape) for a in axes] if axes is not None else list(range(len(starts)))
+    axes = list(range(len(starts))) if axes is None else [axis_of(a, len(x.shape)) for a in axes]
     index = [slice(None)] * (len(x.rest) + 1)
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(axes), strict=True):
         taken = range(x.shape[axis])[start:end:step]
@@ -189,7 +188,7 @@ def _take(call: Call, x: Value, axis: int, places: Array) -> Value:
 @rule("Gather")
 def _gather(call: Call) -> Value:
     x, places = call.value(), call.array(1)
-    axis = call.attribute("axis", 0) % len(x.shape)
+    axis = axis_of(call.attribute("axis", 0), len(x.shape))
     size = x.shape[axis]
     places = np.where(places < 0, places + size, places)
     if ((places < 0) | (places >= size)).any():
@@ -220,9 +219,11 @@ def _unsupported_rank(places: Array) -> Value:
 @rule("Split")
 def _split(call: Call) -> tuple[Operand, ...]:
     x = call.value()
-    axis = call.attribute("axis", 0) % len(x.shape)
-    count = call.attribute("num_outputs") or len(call.node.output)
+    axis = axis_of(call.attribute("axis", 0), len(x.shape))
+    count = len(call.node.output)
     sizes = call.numbers("split", 1)
+    if call.attribute("num_outputs", count) != count or len(sizes or range(count)) != count:
+        raise UnsupportedOperator(f"into another number of parts than its {count} outputs")
     if sizes is None:
         whole = -(-x.shape[axis] // count)
         sizes = [whole] * (count - 1) + [x.shape[axis] - whole * (count - 1)]
@@ -258,7 +259,8 @@ def _pad(call: Call) -> Value:
     axes = call.numbers("axes", 3) or list(range(rank))
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
-        before[axis % rank], after[axis % rank] = pads[i], pads[i + len(axes)]
+        place = axis_of(axis, rank)
+        before[place], after[place] = pads[i], pads[i + len(axes)]
     widths = []
     for axis in reversed(range(rank)):
         if axis != x.axis:
