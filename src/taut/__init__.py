@@ -25,33 +25,36 @@ from taut._version import __version__
 # first; the name is bound to the function after that, and stays so, because a subpackage is
 # set as an attribute only when it is imported for the first time.
 from taut.api.bounding import bounds, margins
-from taut.api.loading import build_model, load_data, load_model
-from taut.api.searching import attack
-from taut.attacks import FGSM, PGD, Flips
-from taut.data import ImageSet
 from taut.errors import TautError
 from taut.graph import trace
 from taut.operators import Bounds
 from taut.region import Box, LpBall
-from taut.verify import Cascade, Certification, Status, Verdict, certify
 
 if TYPE_CHECKING:
     from taut.api.cells import cell_accuracy
     from taut.api.fitting import fit
+    from taut.api.loading import build_model, load_data, load_model
+    from taut.api.searching import attack
     from taut.api.tuning import Tuning, tune
+    from taut.attacks import FGSM, PGD, Flips
+    from taut.data import ImageSet
     from taut.formats.onnx import load_onnx, save_onnx
     from taut.training import FitResult, Settings
+    from taut.verify import Cascade, Certification, Status, Verdict, certify
 
-_LATER = {
-    "cell_accuracy": "taut.api.cells",
-    "fit": "taut.api.fitting",
-    "FitResult": "taut.training",
-    "Settings": "taut.training",
-    "load_onnx": "taut.formats.onnx",
-    "save_onnx": "taut.formats.onnx",
-    "Tuning": "taut.api.tuning",
-    "tune": "taut.api.tuning",
+_ROOMS = {
+    "taut.api.cells": ("cell_accuracy",),
+    "taut.api.fitting": ("fit",),
+    "taut.api.loading": ("build_model", "load_data", "load_model"),
+    "taut.api.searching": ("attack",),
+    "taut.api.tuning": ("Tuning", "tune"),
+    "taut.attacks": ("FGSM", "PGD", "Flips"),
+    "taut.data": ("ImageSet",),
+    "taut.formats.onnx": ("load_onnx", "save_onnx"),
+    "taut.training": ("FitResult", "Settings"),
+    "taut.verify": ("Cascade", "Certification", "Status", "Verdict", "certify"),
 }
+_LATER = {name: room for room, names in _ROOMS.items() for name in names}
 """Names that are imported when they are first asked for: not every use needs them."""
 
 __all__ = [

@@ -186,7 +186,7 @@ def test_certification_shows_counts_speed_and_time_left() -> None:
     plain = screen(terminal=False)
     plain.print(display._status())
     assert "2/10 images" in written(plain)
-    assert "attack 1, ibp 1, crown-ibp 0" in written(plain)
+    assert "ibp 1, crown-ibp 0, attack 1" in written(plain)
 
 
 def test_numbers_as_people_write_them() -> None:

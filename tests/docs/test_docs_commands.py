@@ -22,7 +22,8 @@ from taut.models import MODELS
 from taut.operators import LINES
 from taut.training import METHODS, apply_overrides, from_dict, load, loads, names
 from taut.training.recipe import SECTIONS
-from taut.verify.cascade import COMPLETE_STAGES, DEFAULT_STAGES
+from taut.verify.cascade import DEFAULT_STAGES
+from taut.verify.complete import COMPLETE_STAGES
 
 CONSOLE = [(place, line) for page in PAGES for place, line in console_lines(page)]
 TOML = [block for page in PAGES for block in blocks(page, "toml")]

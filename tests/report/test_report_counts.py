@@ -45,7 +45,7 @@ def test_an_image_without_a_prediction_is_undecided_and_not_natural() -> None:
 
 def test_stages_come_in_cascade_order_and_add_up(case: Case) -> None:
     rows = counts.stages(case.data.verdicts, also=["lbp"])
-    assert [row.name for row in rows] == ["clean", "attack", "ibp", "crown-ibp", "crown", "lbp"]
+    assert [row.name for row in rows] == ["clean", "ibp", "crown-ibp", "attack", "crown", "lbp"]
     assert sum(row.total for row in rows) == 100
     assert rows[-1].total == 0
     told = counts.summary_stages(case.data.summary)

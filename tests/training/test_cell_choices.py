@@ -20,6 +20,7 @@ from combination_helpers import (
     traced,
 )
 from torch import Tensor, nn
+from training_helpers import Fixed
 
 from taut.errors import ConfigError
 from taut.graph import Graph, trace
@@ -44,13 +45,6 @@ from taut.training import (
 EPS = 0.2
 ROBUST = Mix(0.0, 0.0)
 KINDS: tuple[Any, ...] = ("relaxed", "subset")
-
-
-class Fixed(TrainingAttack):
-    """An attack that finds the same points whatever the network."""
-
-    def points(self, batch: Batch, box: Box, progress: Progress) -> Tensor:
-        return box.lower + 0.9 * (box.upper - box.lower)
 
 
 def setting(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from bound_formulas import at, ball, batch, chain, ibp, layers_of, losses
 from torch import Tensor, nn
-from training_helpers import tiny_net
+from training_helpers import Fixed, tiny_net
 
 from taut.errors import ConfigError
 from taut.graph import trace
@@ -30,13 +30,6 @@ from taut.training import (
 
 EPS = 0.3
 ROBUST = Mix(0.0, 0.0)
-
-
-class Fixed(TrainingAttack):
-    """An attack that finds the same points whatever the network."""
-
-    def points(self, batch: Batch, box: Box, progress: Progress) -> Tensor:
-        return box.lower + 0.9 * (box.upper - box.lower)
 
 
 def setting(pixels: int = 4) -> tuple[nn.Sequential, Batch]:

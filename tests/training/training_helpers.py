@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from taut.data import ImageSet
+from taut.region import Box
+from taut.training import Batch, Progress, TrainingAttack
 
 
 def blobs(count: int = 96, classes: int = 3, size: int = 4, seed: int = 0) -> ImageSet:
@@ -33,6 +35,13 @@ def tiny_net(seed: int = 1, size: int = 4, classes: int = 3, norm: bool = False)
         layers.append(nn.BatchNorm2d(3))
     layers += [nn.ReLU(), nn.Flatten(), nn.Linear(3 * size * size, 8), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(8, classes))
+
+
+class Fixed(TrainingAttack):
+    """An attack that finds the same points whatever the network."""
+
+    def points(self, batch: Batch, box: Box, progress: Progress) -> Tensor:
+        return box.lower + 0.9 * (box.upper - box.lower)
 
 
 class MemorySink:

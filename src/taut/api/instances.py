@@ -5,23 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from taut.api import answers
+from taut.api.answers import ERROR, Key, Row
 from taut.api.deciding import decide_files
+from taut.api.fanout import LOST
+from taut.api.pool import Lost, Pool
+from taut.api.retrying import ANYWAY
 from taut.errors import DataError, RunError, TautError
 from taut.store.atomic import write_atomic
 from taut.store.values import pretty, read_object
 from taut.verify.instance import Procedure
-from taut.verify.outcome import Outcome
-
-COLUMNS = ("onnx", "vnnlib", "answer", "seconds", "stage", "reason")
-
-ERROR = "error"
-"""The answer of an instance that could not be begun; its reason is the error."""
+from taut.verify.outcome import Answer, Outcome
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,9 @@ class Instance:
     property: str
     timeout: float | None
 
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the results; the fields are :data:`COLUMNS`."""
-
-    network: str
-    property: str
-    answer: str
-    seconds: float
-    stage: str
-    reason: str
+    def key(self) -> Key:
+        """What its line of the results begins with."""
+        return self.network, self.property
 
 
 def read_instances(path: Path) -> list[Instance]:
@@ -88,19 +80,68 @@ def _lines(text: str, path: Path) -> Iterator[list[str]]:
         raise DataError(f"{path} is no list of comma-separated lines: {error}") from error
 
 
+@dataclass(frozen=True)
+class Deciding:
+    """What workers do with instances; see :class:`taut.api.pool.Work`.
+
+    Attributes
+    ----------
+    folder
+        From which the paths of the list count.
+    procedure
+        Stages, attack and seed. Its time is for instances that name none.
+    timeout
+        Seconds for every instance instead.
+
+    """
+
+    folder: Path
+    procedure: Procedure
+    timeout: float | None
+
+    def begin(self) -> Callable[[Sequence[Instance], Callable[[int, Row], None]], None]:
+        """See :class:`taut.api.pool.Work`."""
+
+        def step(instances: Sequence[Instance], tell: Callable[[int, Row], None]) -> None:
+            for place, instance in enumerate(instances):
+                tell(place, self.row(instance))
+
+        return step
+
+    def seconds(self, instance: Instance) -> float:
+        """Return the time of an instance; infinite without limit."""
+        return self.timeout or instance.timeout or self.procedure.timeout or math.inf
+
+    def row(self, instance: Instance) -> Row:
+        """Decide an instance."""
+        limit = self.seconds(instance)
+        timed = replace(self.procedure, timeout=None if math.isinf(limit) else limit)
+        network, property_file = self.folder / instance.network, self.folder / instance.property
+        try:
+            found: Outcome = decide_files(network, property_file, timed)
+        except TautError as error:
+            reason = " ".join(str(error).split())
+            return Row(*instance.key(), ERROR, 0.0, "", reason)
+        seconds = round(found.seconds, 3)
+        return Row(*instance.key(), found.answer.value, seconds, found.stage, found.reason)
+
+
 def run_instances(
     listed: Path,
     out: Path,
     procedure: Procedure,
     *,
     timeout: float | None = None,
+    pool: Pool | None = None,
+    retry: bool = False,
     on_row: Callable[[int, Row], None] | None = None,
 ) -> list[Row]:
     """Decide the instances of a list that are not in the results yet; return all rows, in order.
 
-    Every row is on the disk before the next instance begins. An instance that cannot be begun
-    (a file is missing, an operator has no rule) gets the answer ``error`` and does not stop the
-    others. A last line that was cut off is dropped and its instance done again.
+    Every row is on the disk before the next is begun, or told of by a pool. An instance that
+    cannot be begun (a file is missing, an operator has no rule) gets the answer ``error`` and does
+    not stop the others; one over which three workers died is ``unknown`` for the reason
+    ``worker``. A last line that was cut off is dropped and its instance done again.
 
     Parameters
     ----------
@@ -112,6 +153,12 @@ def run_instances(
         Stages, attack and seed. Its time is for instances that name none.
     timeout
         Seconds for every instance instead.
+    pool
+        Workers that share the instances; this process alone writes the file.
+    retry
+        Decide those whose answer is ``unknown``, ``timeout`` or ``error`` again. An answer that
+        decides replaces the row; every such attempt stands in ``OUT.attempts.csv``, with its
+        time limit, and one of no more time is not repeated.
     on_row
         Called with the position and row of each instance, also of those that were there.
 
@@ -125,22 +172,68 @@ def run_instances(
 
     """
     instances = read_instances(listed)
+    work = Deciding(listed.resolve().parent, procedure, timeout)
     try:
-        known = _begin(out)
+        known = answers.begin(out)
         _same_settings(out, bool(known), _settings(listed, procedure))
+        redone = _redone(out, known, instances, work) if retry else set[Key]()
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error}; name another with --out") from error
-    rows = []
-    for place, instance in enumerate(instances):
-        row = known.get((instance.network, instance.property))
-        if row is None:
-            row = _decided(listed.parent, instance, procedure, timeout)
-            known[instance.network, instance.property] = row
-            _append(out, row)
-        rows.append(row)
+    places = {instance.key(): place for place, instance in reversed([*enumerate(instances)])}
+
+    def settle(instance: Instance, row: Row) -> None:
+        if instance.key() not in redone:
+            known[instance.key()] = row
+            answers.append(out, row)
+        else:
+            answers.note(out, row, work.seconds(instance))
+            if answers.better(row, known[instance.key()]):
+                known[instance.key()] = row
+                answers.rewrite(out, known.values())
         if on_row is not None:
-            on_row(place, row)
-    return rows
+            on_row(places[instance.key()], known[instance.key()])
+
+    todo = []
+    for place, instance in enumerate(instances):
+        if instance.key() in known and instance.key() not in redone:
+            if on_row is not None:
+                on_row(place, known[instance.key()])
+        elif pool is not None:
+            todo += [instance] if places[instance.key()] == place else []
+        elif places[instance.key()] == place:
+            settle(instance, work.row(instance))
+    if pool is not None:
+        _share_out(pool, work, todo, settle)
+    return [known[instance.key()] for instance in instances]
+
+
+def _share_out(
+    pool: Pool, work: Deciding, todo: list[Instance], settle: Callable[[Instance, Row], None]
+) -> None:
+    with closing(pool.run(work, todo, 1)) as found:
+        for place, row in found:
+            instance = todo[place]
+            if isinstance(row, Lost):
+                row = Row(*instance.key(), Answer.UNKNOWN.value, 0.0, "", LOST)
+            settle(instance, row)
+
+
+def _redone(
+    out: Path, known: dict[Key, Row], instances: list[Instance], work: Deciding
+) -> set[Key]:
+    """Return which rows are decided again: open ones without an attempt of as much time."""
+    tried = answers.attempts(out)
+    return {
+        instance.key()
+        for instance in instances
+        if instance.key() in known
+        and known[instance.key()].answer in answers.OPEN
+        and (
+            work.seconds(instance) > tried.get(instance.key(), 0.0)
+            or known[instance.key()].answer == ERROR
+            or known[instance.key()].reason in ANYWAY
+        )
+    }
 
 
 def _settings(listed: Path, procedure: Procedure) -> dict[str, Any]:
@@ -165,62 +258,3 @@ def _same_settings(out: Path, begun: bool, settings: dict[str, Any]) -> None:
                 "with --out, or remove it"
             )
     write_atomic(place, pretty(settings, "the settings"))
-
-
-def _decided(folder: Path, instance: Instance, procedure: Procedure, timeout: float | None) -> Row:
-    seconds = timeout or instance.timeout or procedure.timeout
-    try:
-        found: Outcome = decide_files(
-            folder / instance.network,
-            folder / instance.property,
-            replace(procedure, timeout=seconds),
-        )
-    except TautError as error:
-        reason = " ".join(str(error).split())
-        return Row(instance.network, instance.property, ERROR, 0.0, "", reason)
-    return Row(
-        instance.network,
-        instance.property,
-        found.answer.value,
-        round(found.seconds, 3),
-        found.stage,
-        found.reason,
-    )
-
-
-def _begin(out: Path) -> dict[tuple[str, str], Row]:
-    """Return the rows that are there; make the file with its header where it is not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    content = out.read_bytes() if out.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole and _line(COLUMNS).startswith(content.decode("utf-8", "replace")):
-        out.write_text(_line(COLUMNS), encoding="utf-8", newline="")
-        return {}
-    found = {}
-    try:
-        header, *lines = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""), strict=True)
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(header)}")
-        for network, property_file, answer, seconds, stage, reason in lines:
-            row = Row(network, property_file, answer, float(seconds), stage, reason)
-            found[network, property_file] = row
-    except (ValueError, csv.Error) as error:
-        raise RunError(f"{out} is no file of results ({error}); name another with --out") from error
-    if whole != content:
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
-    return found
-
-
-def _append(out: Path, row: Row) -> None:
-    line = _line((row.network, row.property, row.answer, str(row.seconds), row.stage, row.reason))
-    with out.open("ab") as file:
-        file.write(line.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _line(words: tuple[str, ...]) -> str:
-    into = io.StringIO(newline="")
-    csv.writer(into, lineterminator="\n").writerow(words)
-    return into.getvalue()

@@ -35,15 +35,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from taut.api import straddling
+from taut.api import retrying, straddling
+from taut.api.fanout import certify_with
 from taut.api.loading import network_name
+from taut.api.pool import Pool
 from taut.data import ImageSet
 from taut.errors import RunError, TautError
 from taut.models import cells_of
 from taut.store import Journal, RunFolder, hash_weights
 from taut.store.config import difference
 from taut.verify import Cascade, Certification, Verdict, certify
-from taut.verify.cascade import COMPLETE_STAGES
+from taut.verify.complete import COMPLETE_STAGES
 from taut.verify.inputs import placement
 
 _FILES = ("config.json", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm",
@@ -87,7 +89,7 @@ class Job:
         }
         used = self.cascade.complete()
         for name in COMPLETE_STAGES:  # settings of what does not take part decide nothing
-            del cascade[name]
+            cascade.pop(name, None)
             if name in used:
                 cascade[name] = dataclasses.asdict(used[name])
         return {
@@ -124,6 +126,8 @@ def run(
     folder: Path,
     *,
     overwrite: bool = False,
+    pool: Pool | None = None,
+    retry: bool = False,
     on_start: Callable[[Sequence[Verdict]], None] | None = None,
     on_verdict: Callable[[Verdict], None] | None = None,
     on_stage: Callable[[str, int], None] | None = None,
@@ -138,10 +142,15 @@ def run(
         New, or that of an earlier call for the same weights and settings.
     overwrite
         Discard what the folder holds of other weights or settings.
+    pool
+        Workers that share the images; this process alone writes the journal. None certifies here.
+    retry
+        Certify the images that are unknown again, under the job's time limit, which may be
+        another than the folder's. See :func:`taut.api.retrying.again`.
     on_start
-        Called with the verdicts that are there already.
+        Called with the verdicts that are there already and stay.
     on_verdict, on_stage
-        As in :func:`taut.certify`.
+        As in :func:`taut.certify`; a pool tells of no stages.
 
     Raises
     ------
@@ -150,10 +159,13 @@ def run(
 
     """
     described, seed = job.describe(), job.cascade.seed
+    if retry:
+        described = retrying.under_held_limit(folder, described)
+    hearing = _Listeners(on_start, on_verdict, on_stage)
     with open_folder(folder, job.kind, described, seed, overwrite=overwrite) as kept:
         try:
             with kept.journal({**described, "seed": seed}) as journal:
-                figures = _decide(job, journal, on_start, on_verdict, on_stage)
+                figures = _decide(job, journal, pool, retry, hearing)
         except TautError:
             if _is_barren(folder):  # the corrected command shall find its place free
                 _discard(folder)
@@ -166,32 +178,48 @@ def run(
         return figures
 
 
+@dataclass(frozen=True)
+class _Listeners:
+    on_start: Callable[[Sequence[Verdict]], None] | None
+    on_verdict: Callable[[Verdict], None] | None
+    on_stage: Callable[[str, int], None] | None
+
+
 def _decide(
-    job: Job,
-    journal: Journal,
-    on_start: Callable[[Sequence[Verdict]], None] | None,
-    on_verdict: Callable[[Verdict], None] | None,
-    on_stage: Callable[[str, int], None] | None,
+    job: Job, journal: Journal, pool: Pool | None, retry: bool, hearing: _Listeners
 ) -> dict[str, Any]:
     """Certify the images without a verdict into the journal; return the figures of all."""
     known = {v.index: v for v in journal.verdicts() if v.index < len(job.images)}
-    if on_start is not None:
-        on_start(list(known.values()))
-    clock = _StageClock(on_stage)
+    tried, spent, begun = journal.tried(), 0.0, bool(known)
+    for index, verdict in known.items():
+        seconds = tried[index].seconds if index in tried else verdict.seconds
+        spent += seconds if math.isfinite(seconds) else 0.0
+    if retry:
+        for index in retrying.again(known, tried, retrying.limit_of(journal), job.cascade.timeout):
+            del known[index]
+    if hearing.on_start is not None:
+        hearing.on_start(list(known.values()))
+    clock = _StageClock(hearing.on_stage)
 
     def settle(verdict: Verdict) -> None:
-        journal.record(verdict)
-        if on_verdict is not None:
-            on_verdict(verdict)
+        if retry:
+            verdict = journal.record_attempt(verdict, job.cascade.timeout)
+        else:
+            journal.record(verdict)
+        if hearing.on_verdict is not None:
+            hearing.on_verdict(verdict)
 
     began = time.perf_counter()
-    fresh = _certify(job, [i for i in range(len(job.images)) if i not in known], settle, clock)
-    seconds = time.perf_counter() - began
-    measured = {} if known else {"stage_seconds": clock.stop()}
-    seconds += sum(v.seconds for v in known.values() if math.isfinite(v.seconds))
-    verdicts = tuple(sorted([*known.values(), *fresh], key=lambda v: v.index))
+    todo = [i for i in range(len(job.images)) if i not in known]
+    if pool is None:
+        _certify(job, todo, settle, clock)
+    elif todo:
+        certify_with(pool, job.model, job.images, todo, job.eps, job.cascade, settle)
+    seconds = time.perf_counter() - began + spent
+    measured = {"stage_seconds": clock.stop()} if pool is None and not begun else {}
+    verdicts = tuple(v for v in journal.verdicts() if v.index < len(job.images))
     result = Certification(verdicts, job.eps, seconds, job.cascade.stages)
-    return {**_figures(job, result), **measured}
+    return {**_figures(job, result), **retrying.figures(journal, len(job.images)), **measured}
 
 
 def _with_times_of(earlier: Mapping[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
@@ -208,16 +236,16 @@ def _with_times_of(earlier: Mapping[str, Any], figures: dict[str, Any]) -> dict[
 
 def _certify(
     job: Job, todo: list[int], settle: Callable[[Verdict], None], clock: _StageClock
-) -> tuple[Verdict, ...]:
+) -> None:
     """Certify the images that have no verdict yet."""
     if not todo:
-        return ()
+        return
     chosen = job.images[torch.tensor(todo)]
     x, y = chosen.pixels(), chosen.labels
-    return certify(
+    certify(
         job.model, x, y, job.eps,
         cascade=job.cascade, indices=todo, on_verdict=settle, on_stage=clock,
-    ).verdicts  # fmt: skip
+    )  # fmt: skip
 
 
 def open_folder(
@@ -242,9 +270,10 @@ def open_folder(
         changed = _difference({**held.recipe, "seed": held.seed}, {**described, "seed": seed})
         overwrite = overwrite or _is_barren(folder)
         if changed is not None and not overwrite:
+            hint = retrying.hint({**held.recipe, "seed": held.seed}, {**described, "seed": seed})
             raise RunError(
-                f"{folder} holds results of {changed}; choose another --out, or discard them "
-                "with --overwrite"
+                f"{folder} holds results of {changed}; {hint}choose another --out, or discard "
+                "them with --overwrite"
             )
         if overwrite:
             with RunFolder.open(folder, kind, write=True):

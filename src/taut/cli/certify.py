@@ -23,8 +23,10 @@ from taut.cli.common import (
 )
 from taut.cli.common import threads as computing_with
 from taut.cli.display import duration, percent, radius
+from taut.errors import ConfigError
 
 if TYPE_CHECKING:
+    from taut.api.pool import Pool
     from taut.api.results import Job
     from taut.cli.source import Source
     from taut.verify import Cascade
@@ -35,8 +37,8 @@ Stages = Annotated[
         "--stages",
         metavar="A,B,...",
         help="Stages after `clean`, in order: attack, bounding methods (`taut methods`), and the "
-        "complete verifiers branch and mip.",
-        show_default="the run's, else attack,ibp,crown-ibp,crown",
+        "verifiers branch, mip, lp and gm-protocol.",
+        show_default="the run's, else ibp,crown-ibp,attack,crown",
     ),
 ]
 Steps = Annotated[
@@ -69,6 +71,10 @@ Timeout = Annotated[
         show_default="no limit",
     ),
 ]
+Retry = Annotated[
+    str | None,
+    options.retry("images that are unknown in the folder", "images without a verdict only"),
+]
 Out = Annotated[Path | None, options.out("RUN/certify-DATA-SPLIT-epsRADIUS")]
 
 
@@ -82,22 +88,25 @@ def certify(
     steps: Steps = None,
     restarts: Restarts = None,
     timeout: Timeout = None,
+    retry: Retry = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 100,
     data_dir: options.DataDir = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     out: Out = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Prove that images keep their class within eps, or find a counterexample.
 
-    Each image goes through the stages clean, attack, ibp, crown-ibp, crown until one decides; add
+    Each image goes through the stages clean, ibp, crown-ibp, attack, crown until one decides; add
     branch with a --timeout to decide what they leave open.
     Verdicts go into journal.sqlite one by one; the same command once more skips what is there,
     so that a killed or smaller certification is continued, and summary.json is written at the
-    end.
+    end. With --retry unknown, images it could not decide are tried again with more time.
 
     Results of a run lie in RUN/certify-DATA-SPLIT-epsRADIUS, and the figures of the latest
     certification in RUN/summary.json too. With --out only DIR is written. For weights
@@ -106,12 +115,18 @@ def certify(
     [bold]Examples[/bold]
       taut certify runs/demo
       taut certify runs/a --first 1000 --eps 8/255 --threads 2
+      taut certify runs/a --stages attack,crown,branch --timeout 60 --workers 8
       taut certify model.safetensors --data mnist --eps 0.1 --out results/a
     """
     from taut.api import results
-    from taut.cli.source import open_source
+    from taut.cli.source import open_source, pick_device
+    from taut.cli.workers import pool_of, retries
 
     keep_pages()
+    again = retries(retry)
+    if again and overwrite:
+        raise ConfigError("--retry goes on with a folder and --overwrite discards it; give one")
+    pool = pool_of(workers, ray, threads, pick_device(device))
     with computing_with(threads):
         opened = open_source(source, device)
         size = opened.radius(eps)
@@ -120,7 +135,7 @@ def certify(
         images = opened.images(data, split, first, data_dir)
         job = results.Job("certify", opened.model, opened.architecture, images, size, cascade)
         folder = opened.folder(out, results.folder_name("certify", images, size))
-        figures = carry_out(job, folder, overwrite)
+        figures = carry_out(job, folder, overwrite, pool, again)
         if out is None and opened.run is not None:
             results.promote(opened.run, folder, figures)
     tell(figures, folder, as_json)
@@ -154,18 +169,22 @@ def _cascade(
     )
 
 
-def carry_out(job: Job, folder: Path, overwrite: bool) -> dict[str, Any]:
-    """Run a job with a live display; return its figures."""
+def carry_out(
+    job: Job, folder: Path, overwrite: bool, pool: Pool | None = None, retry: bool = False
+) -> dict[str, Any]:
+    """Run a job with a live display, by a pool's workers if there is one; return its figures."""
     from taut.api import results
     from taut.cli.certify_display import CertifyDisplay
 
-    display = CertifyDisplay(console(stderr=True), job)
+    display = CertifyDisplay(console(stderr=True), job, "loading" if pool is None else str(pool))
     hint = f"the verdicts so far are kept in {folder}; the same command goes on from there"
     with resumable(hint), display:
         return results.run(
             job,
             folder,
             overwrite=overwrite,
+            pool=pool,
+            retry=retry,
             on_start=display.start,
             on_verdict=display.settled,
             on_stage=display.stage,
@@ -200,6 +219,11 @@ def _show(figures: Mapping[str, Any]) -> None:
         rows.append(("counterexamples", str(broken)))
     if figures.get("cells") is not None:
         rows.append(("cells", _cells(figures["cells"])))
+    if figures.get("parts", {}).get("total"):
+        parts = figures["parts"]
+        rows.append(("sub-problems", f"{parts['total']:,}, at most {parts['largest']:,} an image"))
+    if figures.get("retried"):
+        rows.append(("tried again", _retried(figures["retried"])))
     rows.append(("time", f"{duration(figures['seconds'])}{pace}"))
     where = f"{figures['data']}, {figures['split']} split, eps {radius(figures['eps'])}"
     screen = console()
@@ -215,6 +239,14 @@ def _show(figures: Mapping[str, Any]) -> None:
     if figures["unknown"]:
         reasons = ", ".join(f"{reason} {n}" for reason, n in figures["unknown"].items())
         screen.print(f"unknown because of: {reasons}")
+
+
+def _retried(told: Mapping[str, Any]) -> str:
+    count = told["images"]
+    return (
+        f"{count} image{'' if count == 1 else 's'}, {told['attempts']} attempts, "
+        f"{duration(told['seconds'])} in all"
+    )
 
 
 def _cells(told: Mapping[str, Any]) -> str:

@@ -20,14 +20,17 @@ EVERY = 5.0
 
 
 class CertifyDisplay:
-    """Hears of verdicts and stages and shows them; a context manager around the work."""
+    """Hears of verdicts and stages and shows them; a context manager around the work.
 
-    def __init__(self, console: Console, job: Job) -> None:
+    ``now`` is what it says is going on before it hears of a stage.
+    """
+
+    def __init__(self, console: Console, job: Job, now: str = "loading") -> None:
         self._job = job
         self._total = len(job.images)
         self._by_status = dict.fromkeys(Status, 0)
         self._by_stage = dict.fromkeys(job.cascade.stages, 0)
-        self._now = "loading"
+        self._now = now
         self._pace = Pace(self._total, window=max(4 * job.cascade.batch_size, 50))
         self._display = Display(console, self._status, self._line, every=EVERY)
 

@@ -89,6 +89,39 @@ BatchSize = Annotated[
         help="Images at a time; halved by itself where memory runs out.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Processes that share the work; threads and free memory are divided among them. With "
+        "--ray, tasks at a time.",
+        show_default="1; with --ray, as many as the cluster has room for",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster that is there: auto, host:port or ray://host:port. --threads "
+        "are then those of a task.",
+        show_default="this machine",
+    ),
+]
+
+
+def retry(what: str, default: str) -> Any:
+    """Return the option ``--retry``; ``what`` is tried again, ``default`` is done without it."""
+    return typer.Option(
+        "--retry",
+        metavar="unknown",
+        help=f"Try {what} again, with a new --timeout; the rest stays.",
+        show_default=default,
+    )
+
+
 Seed = Annotated[
     int, typer.Option("--seed", metavar="N", min=0, help="Seed of the attack's random starts.")
 ]

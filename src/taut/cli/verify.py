@@ -15,7 +15,8 @@ from taut.cli.common import threads as computing_with
 from taut.errors import ConfigError
 
 if TYPE_CHECKING:
-    from taut.api.instances import Row
+    from taut.api.answers import Row
+    from taut.api.pool import Pool
     from taut.verify.instance import Procedure
     from taut.verify.outcome import Outcome
 
@@ -44,7 +45,7 @@ Stages = Annotated[
     typer.Option(
         "--stages",
         metavar="A,B,...",
-        help="Stages in order: attack, bounding methods (`taut methods`), branch, mip.",
+        help="Stages in order: attack, bounding methods (`taut methods`), branch, mip, lp.",
         show_default="attack,ibp,crown-ibp,crown,alpha-crown,branch",
     ),
 ]
@@ -68,6 +69,15 @@ Out = Annotated[
 ]
 
 
+Retry = Annotated[
+    str | None,
+    options.retry(
+        "lines of --instances whose answer is unknown, timeout or error",
+        "lines without an answer only",
+    ),
+]
+
+
 def verify(
     network: Network = None,
     property_file: Property = None,
@@ -77,6 +87,9 @@ def verify(
     stages: Stages = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    retry: Retry = None,
 ) -> None:
     """Decide whether a network can violate a property.
 
@@ -86,7 +99,9 @@ def verify(
     agree on it.
 
     With --instances each line of a list is decided, and its answer is in the file of --out
-    before the next begins. The same command once more goes on where it was stopped.
+    as soon as it is known. The same command once more goes on where it was stopped. With
+    --workers or --ray several lines are decided at a time; every machine of a cluster has to see
+    the files at the same path.
 
     Exit codes: 0 when the answer, whichever it is, was printed; 1 when some line of a list could
     not be decided because of an error, which stands in its line of the results; 2 for an error,
@@ -95,12 +110,14 @@ def verify(
     [bold]Examples[/bold]
       taut verify net.onnx prop.vnnlib
       taut verify net.onnx.gz prop.vnnlib.gz --timeout 300 --stages attack,crown
-      taut verify --instances acasxu/instances.csv --out acasxu.csv --timeout 60
+      taut verify --instances acasxu/instances.csv --out acasxu.csv --timeout 60 --workers 4
     """
+    from taut.cli.workers import pool_of, retries
     from taut.verify.instance import INSTANCE_STAGES, Procedure
 
     keep_pages()
     chosen = INSTANCE_STAGES if stages is None else _words(stages)
+    again = retries(retry)
     procedure = Procedure(stages=chosen, timeout=SECONDS if timeout is None else timeout, seed=seed)
     with computing_with(threads):
         if instances is not None:
@@ -108,12 +125,15 @@ def verify(
                 raise ConfigError("give NETWORK and PROPERTY, or --instances, not both")
             if out is None:
                 raise ConfigError("name the file of results with --out")
-            _benchmark(instances, out, procedure, timeout)
+            pool = pool_of(workers, ray, threads)
+            _benchmark(instances, out, procedure, timeout, pool, again)
             return
         if network is None or property_file is None:
             raise ConfigError("give a network and a property, or a list of both with --instances")
         if out is not None:
             raise ConfigError("--out goes with --instances; one answer is printed")
+        if again or workers is not None or ray is not None:
+            raise ConfigError("--workers, --ray and --retry go with --instances")
         from taut.api.deciding import decide_files
 
         _tell(decide_files(network, property_file, procedure))
@@ -133,8 +153,16 @@ def _tell(outcome: Outcome) -> None:
     say(f"stage {outcome.stage}{why}, {outcome.seconds:.2f} s", stderr=True)
 
 
-def _benchmark(instances: Path, out: Path, procedure: Procedure, timeout: float | None) -> None:
-    from taut.api.instances import ERROR, read_instances, run_instances
+def _benchmark(
+    instances: Path,
+    out: Path,
+    procedure: Procedure,
+    timeout: float | None,
+    pool: Pool | None,
+    retry: bool,
+) -> None:
+    from taut.api.answers import ERROR
+    from taut.api.instances import read_instances, run_instances
 
     total = len(read_instances(instances))
 
@@ -147,7 +175,9 @@ def _benchmark(instances: Path, out: Path, procedure: Procedure, timeout: float 
         )
 
     with resumable(f"the answers so far are kept in {out}; the same command goes on from there"):
-        rows = run_instances(instances, out, procedure, timeout=timeout, on_row=shown)
+        rows = run_instances(
+            instances, out, procedure, timeout=timeout, pool=pool, retry=retry, on_row=shown
+        )
     counts = Counter(row.answer for row in rows)
     answers = ", ".join(f"{answer} {count}" for answer, count in counts.most_common())
     seconds = sum(row.seconds for row in rows)

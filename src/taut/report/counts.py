@@ -13,7 +13,7 @@ from taut.verify.certification import wilson_interval
 if TYPE_CHECKING:
     from taut.verify.verdict import Verdict
 
-STAGE_ORDER = ("clean", "attack", "ibp", "crown-ibp", "crown")
+STAGE_ORDER = ("clean", "ibp", "crown-ibp", "attack", "crown")
 """The cascade's own order; stages of other names follow in the order they are met."""
 
 

@@ -2,7 +2,7 @@
 
 Format
 ------
-An SQLite database with three tables (an auditor can open it with ``sqlite3``)::
+An SQLite database with four tables (an auditor can open it with ``sqlite3``)::
 
     meta(key TEXT PRIMARY KEY, value TEXT)        what was certified
     verdicts(image INTEGER PRIMARY KEY,           position in the split
@@ -10,7 +10,11 @@ An SQLite database with three tables (an auditor can open it with ``sqlite3``)::
              status TEXT,                         'verified', 'falsified', 'unknown'
              stage TEXT, reason TEXT,
              margin, seconds,                     8-byte doubles, NULL for NaN
-             shape TEXT, counterexample BLOB)     both NULL without counterexample
+             shape TEXT, counterexample BLOB,     both NULL without counterexample
+             parts INTEGER)                       sub-problems bounded; NULL in older rows
+    attempts(image INTEGER, number INTEGER,       images tried again: every attempt, from 1
+             timeout, status TEXT, stage TEXT,    seconds allowed, NULL without limit
+             reason TEXT, margin, seconds, parts INTEGER)
     progress(image INTEGER PRIMARY KEY,           undecided images only:
              stage TEXT, margin)                  the last stage passed, its bound
 
@@ -20,6 +24,9 @@ certified: at least ``weights`` (SHA-256, see :func:`taut.store.hashing.hash_wei
 Values are JSON with sorted keys; ``eps`` is the string ``float.hex`` gives, so
 that an auditor sees every bit of it. ``shape`` is a JSON list; ``counterexample``
 holds the pixels as little-endian float32, row-major.
+
+Journals of earlier versions lack ``parts`` and ``attempts``; both are added when such a one
+is opened for writing.
 
 A row that contradicts itself is refused, when it is written and when it is read:
 ``verified`` needs a finite margin above zero, a predicted class equal to the label,
@@ -47,12 +54,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from taut.errors import RunError
-from taut.store.hashing import tensor_bytes
+from taut.store import attempts
+from taut.store.rows import AGAIN, COLUMNS, decode, double, encode, flaw
 from taut.store.values import canonical, from_json
 from taut.verify.verdict import Status, Verdict
 
@@ -66,11 +70,10 @@ _SCHEMA = (
         image INTEGER PRIMARY KEY, label INTEGER NOT NULL, predicted INTEGER NOT NULL,
         status TEXT NOT NULL CHECK (status IN ('verified', 'falsified', 'unknown')),
         stage TEXT NOT NULL, reason TEXT NOT NULL, margin, seconds,
-        shape TEXT, counterexample BLOB,
+        shape TEXT, counterexample BLOB, parts INTEGER,
         CHECK ((shape IS NULL) = (counterexample IS NULL)))""",
     "CREATE TABLE progress (image INTEGER PRIMARY KEY, stage TEXT NOT NULL, margin)",
 )
-_COLUMNS = "image, label, predicted, status, stage, reason, margin, seconds, shape, counterexample"
 
 
 class Journal:
@@ -125,26 +128,45 @@ class Journal:
             itself (see the module's page), or the disk refuses.
 
         """
-        flaw = _flaw(verdict)
-        if flaw is not None:
-            raise RunError(
-                f"the verdict of image {verdict.index} contradicts itself ({flaw}) "
-                "and is not recorded; certify the image again"
-            )
-        row = _encode(verdict)
+        row = _checked(verdict)
         with self._guard(), self._transaction():
-            found = self._connection.execute(
-                "SELECT status FROM verdicts WHERE image = ?", row[:1]
-            ).fetchone()
-            if found is not None and found[0] != row[3]:
-                raise RunError(
-                    f"{self._path} has image {row[0]} as {found[0]}, and now it came out {row[3]}; "
-                    "keep the journal, certify with another --out and compare"
-                )
-            if found is None:
-                marks = ", ".join("?" * len(row))
-                self._connection.execute(f"INSERT INTO verdicts ({_COLUMNS}) VALUES ({marks})", row)
-                self._connection.execute("DELETE FROM progress WHERE image = ?", row[:1])
+            self._insert(row)
+
+    def record_attempt(self, verdict: Verdict, timeout: float | None) -> Verdict:
+        """Commit what came of an image within ``timeout`` seconds; return its standing verdict.
+
+        Unlike in :meth:`record`, an image that is unknown may have been tried before: what it
+        is now replaces what it was when it is decided, or its bound is better. Every attempt is
+        kept, see :meth:`tried`.
+
+        Raises
+        ------
+        RunError
+            As :meth:`record`; an image that is decided is not tried again.
+
+        """
+        row = _checked(verdict)
+        with self._guard(), self._transaction():
+            held = self._verdict(verdict.index)
+            if held is None or held.status != Status.UNKNOWN:
+                self._insert(row)
+            else:
+                if not attempts.count(self._connection, verdict.index):
+                    attempts.note(self._connection, held, self._limit())
+                if attempts.better(verdict, held):
+                    self._connection.execute("DELETE FROM verdicts WHERE image = ?", row[:1])
+                    self._insert(row)
+            attempts.note(self._connection, verdict, math.inf if timeout is None else timeout)
+            standing = self._verdict(verdict.index)
+        assert standing is not None
+        return standing
+
+    def tried(self) -> dict[int, attempts.Attempts]:
+        """Return what is known of the images that :meth:`record_attempt` was told of."""
+        if "attempts" not in self._tables():
+            return {}
+        with self._guard():
+            return attempts.by_image(self._connection)
 
     def done(self) -> set[int]:
         """Return the indices of the images that have a verdict."""
@@ -152,8 +174,8 @@ class Journal:
 
     def verdicts(self) -> list[Verdict]:
         """Return every verdict, by index."""
-        rows = self._select(f"SELECT {_COLUMNS} FROM verdicts ORDER BY image")
-        return [_decode_verdict(self._path, row) for row in rows]
+        rows = self._select(f"SELECT {self._columns()} FROM verdicts ORDER BY image")
+        return [decode(self._path, row) for row in rows]
 
     def record_progress(self, index: int, stage: str, margin: float) -> None:
         """Commit that an undecided image has passed ``stage`` with the lower bound ``margin``.
@@ -170,7 +192,7 @@ class Journal:
     def progress(self) -> dict[int, tuple[str, float]]:
         """Return, for each undecided image that passed one, its last stage and bound."""
         rows = self._select("SELECT image, stage, margin FROM progress ORDER BY image")
-        return {image: (stage, _double(margin)) for image, stage, margin in rows}
+        return {image: (stage, double(margin)) for image, stage, margin in rows}
 
     def close(self) -> None:
         """Close the database; everything recorded is in it already."""
@@ -187,6 +209,37 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _insert(self, row: tuple[object, ...]) -> None:
+        """Insert the verdict of an image that has none; within a transaction."""
+        execute = self._connection.execute
+        found = execute("SELECT status FROM verdicts WHERE image = ?", row[:1]).fetchone()
+        if found is not None and found[0] != row[3]:
+            raise RunError(
+                f"{self._path} has image {row[0]} as {found[0]}, and now it came out {row[3]}; "
+                "keep the journal, certify with another --out and compare"
+            )
+        if found is None:
+            marks = ", ".join("?" * len(row))
+            execute(f"INSERT INTO verdicts ({', '.join(COLUMNS)}) VALUES ({marks})", row)
+            execute("DELETE FROM progress WHERE image = ?", row[:1])
+
+    def _verdict(self, index: int) -> Verdict | None:
+        rows = self._connection.execute(
+            f"SELECT {self._columns()} FROM verdicts WHERE image = ?", (int(index),)
+        ).fetchall()
+        return decode(self._path, rows[0]) if rows else None
+
+    def _limit(self) -> float:
+        """Return the timeout that the certification began with; infinite without one."""
+        cascade = self.meta["cascade"]
+        found = cascade.get("timeout") if isinstance(cascade, Mapping) else None
+        return math.inf if found is None else float(found)
+
+    def _columns(self) -> str:
+        """Return the columns of a verdict; an older journal, open for reading, lacks the last."""
+        held = {row[1] for row in self._select("PRAGMA table_info(verdicts)")}
+        return ", ".join(name if name in held else f"NULL AS {name}" for name in COLUMNS)
 
     def _select(self, query: str) -> list[Any]:
         with self._guard():
@@ -236,8 +289,13 @@ class Journal:
         (report,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if report != "ok":
             reason = " ".join(str(report).split())
-            raise RunError(f"{self._path} is damaged ({reason}); {_AGAIN.format(self._path)}")
+            raise RunError(f"{self._path} is damaged ({reason}); {AGAIN.format(self._path)}")
         self._check_meta(wanted)
+        if wanted is not None:
+            with self._transaction():
+                if "NULL AS parts" in self._columns():
+                    self._connection.execute("ALTER TABLE verdicts ADD COLUMN parts INTEGER")
+                self._connection.execute(attempts.TABLE)
 
     def _tables(self) -> set[str]:
         return {name for (name,) in self._select("SELECT name FROM sqlite_master")}
@@ -256,11 +314,8 @@ class Journal:
             if found.get(key) != wanted.get(key):
                 raise RunError(
                     f"{self._path} was written for {key} {_show(key, found)}, "
-                    f"not {_show(key, wanted)}; {_AGAIN.format(self._path)}"
+                    f"not {_show(key, wanted)}; {AGAIN.format(self._path)}"
                 )
-
-
-_AGAIN = "choose another --out, or delete {} to certify again"
 
 
 def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
@@ -279,7 +334,7 @@ def _explain(path: Path, error: sqlite3.DatabaseError) -> RunError:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return RunError(f"{path} is locked by another process; wait until that one ends")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return RunError(f"{path} is damaged ({error}); {_AGAIN.format(path)}")
+        return RunError(f"{path} is damaged ({error}); {AGAIN.format(path)}")
     return RunError(f"cannot use {path} ({error}); free disk space or mend the permissions")
 
 
@@ -304,71 +359,12 @@ def _show(key: str, texts: Mapping[str, str]) -> str:
     return repr(_decode(key, texts[key])) if key in texts else "(nothing)"
 
 
-def _double(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _encode(verdict: Verdict) -> tuple[object, ...]:
-    shape, pixels = None, None
-    if verdict.counterexample is not None:
-        if verdict.counterexample.dtype != torch.float32:
-            raise RunError(
-                f"the counterexample of image {verdict.index} is "
-                f"{verdict.counterexample.dtype}; a journal holds float32"
-            )
-        shape = json.dumps(list(verdict.counterexample.shape))
-        pixels = tensor_bytes(verdict.counterexample)
-    return (
-        int(verdict.index),
-        int(verdict.label),
-        int(verdict.predicted),
-        Status(verdict.status).value,
-        verdict.stage,
-        verdict.reason,
-        float(verdict.margin),
-        float(verdict.seconds),
-        shape,
-        pixels,
-    )
-
-
-def _decode_verdict(path: Path, row: tuple[Any, ...]) -> Verdict:
-    image, label, predicted, status, stage, reason, margin, seconds, shape, pixels = row
-    try:
-        verdict = Verdict(
-            index=image,
-            label=label,
-            predicted=predicted,
-            status=Status(status),
-            stage=stage,
-            reason=reason,
-            margin=_double(margin),
-            seconds=_double(seconds),
-            counterexample=None if shape is None else _pixels(shape, pixels),
-        )
-        flaw = _flaw(verdict)
-        if flaw is not None:
-            raise ValueError(flaw)
-        return verdict
-    except (ValueError, TypeError) as error:
+def _checked(verdict: Verdict) -> tuple[object, ...]:
+    """Return the row of a verdict that does not contradict itself."""
+    found = flaw(verdict)
+    if found is not None:
         raise RunError(
-            f"the verdict of image {image} in {path} is damaged ({error}); {_AGAIN.format(path)}"
-        ) from error
-
-
-def _flaw(verdict: Verdict) -> str | None:
-    """Say where a verdict contradicts itself; nothing reads as proved that is not."""
-    broken = verdict.counterexample is not None
-    if verdict.status == Status.VERIFIED:
-        if not 0 < verdict.margin < math.inf:
-            return f"verified with margin {verdict.margin!r}"
-        if verdict.predicted != verdict.label or verdict.reason or broken:
-            return "verified, and misclassified or broken"
-    if verdict.status == Status.FALSIFIED and not broken and verdict.predicted == verdict.label:
-        return "falsified without counterexample"
-    return None
-
-
-def _pixels(shape: str, pixels: bytes) -> Tensor:
-    values = np.frombuffer(pixels, dtype="<f4").reshape(json.loads(shape))
-    return torch.from_numpy(values.copy())
+            f"the verdict of image {verdict.index} contradicts itself ({found}) "
+            "and is not recorded; certify the image again"
+        )
+    return encode(verdict)

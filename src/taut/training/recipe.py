@@ -103,7 +103,7 @@ class CertifySection:
     """
 
     eps: float
-    stages: tuple[str, ...] = ("clean", "attack", "ibp", "crown-ibp", "crown")
+    stages: tuple[str, ...] = ("clean", "ibp", "crown-ibp", "attack", "crown")
     steps: int = 40
     restarts: int = 1
 
