@@ -27,10 +27,12 @@ from torch import nn
 import taut
 from taut.api.fitting import run_folder, train
 from taut.api.planning import from_recipe
+from taut.api.straddling import straddling
 from taut.attacks import Flips
 from taut.cli.allocator import keep_pages
 from taut.data import ImageSet
 from taut.models import Cells
+from taut.region import PIXELS
 from taut.training import RateSchedule, Settings, choose
 from taut.training.recipe import load
 from taut.training.regularise import Regularisers
@@ -43,7 +45,7 @@ FIRST, SECONDS = 1000, 10.0
 FIRST_PUBLISHED, SECONDS_PUBLISHED = 100, 5.0
 """The same for networks that were not trained for it, of which nearly all need branching."""
 
-STAGES = ("clean", "attack", "ibp", "crown-ibp", "crown", "branch")
+STAGES = ("clean", "ibp", "crown-ibp", "attack", "crown", "branch")
 
 Job = Callable[[Path, bool], dict[str, Any] | None]
 
@@ -150,17 +152,15 @@ def _figures(
             "images": count,
             "seconds": round(time.perf_counter() - begun),
         },
-        "straddling": straddling(net, first, eps),
+        "straddling": reached(net, first, eps),
     }
 
 
-@torch.no_grad()
-def straddling(net: nn.Sequential, images: ImageSet, eps: float) -> dict[str, float] | None:
+def reached(net: nn.Sequential, images: ImageSet, eps: float) -> dict[str, float] | None:
     """Pixels that an adversary moves to another cell: their share, and images without any."""
     if not isinstance(net[0], Cells):
         return None
-    box = taut.Box.around(images.pixels(), eps)
-    which = net[0].steps().bends(taut.Bounds(box.lower, box.upper)).flatten(1)
+    which = straddling(net[0].steps(), images.pixels(), eps, PIXELS).flatten(1)
     none = (~which.any(1)).double().mean()
     return {"share": 100 * float(which.double().mean()), "none": 100 * float(none)}
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import mnist_page
 import torch
-from mnist_rows import DEAR, FEW, FULL, GRIDDED, PART, ROWS, Amount, Row
+from mnist_rows import DEAR, FEW, FULL, GRIDDED, PART, ROWS, SHORT, Amount, Row
 from torch import nn
 
 import taut
@@ -66,22 +66,29 @@ DRAWDOWN = (
 """Trained at eps 0.5 and evaluated on a grid; kappa from 1 to 0.5 in all of them."""
 
 
+REPEATED = ("IBP", "CROWN-IBP, beta 1 to 0")
+"""Full rows that have the smaller radius too, and more than one seed."""
+
+
 def plan() -> Iterator[tuple[str, Row, float, Amount, int]]:
     """Yield (key, row, eps, amount, seed) in the order of importance."""
-    for seed in range(FULL.seeds):
-        for eps in (0.3, 0.1):
-            if seed == 0:
-                for row in ROWS:
-                    yield key("part", row, eps, 0), row, eps, PART, 0
-            if seed == 0 and eps == 0.1:
-                for row in DEAR:
-                    yield key("few", row, eps, 0), row, eps, FEW, 0
-            if seed == 0 and eps == 0.3:
-                for row in DRAWDOWN:
-                    yield key("grid", row, 0.5, 0), row, 0.5, GRIDDED, 0
-            for row in ROWS:
-                if row.label in FULL_ROWS:
-                    yield key("full", row, eps, seed), row, eps, FULL, seed
+    for row in ROWS:
+        yield key("part", row, 0.3, 0), row, 0.3, PART, 0
+    for row in DRAWDOWN:
+        yield key("grid", row, 0.5, 0), row, 0.5, GRIDDED, 0
+    for row in ROWS:
+        if row.label in FULL_ROWS:
+            yield key("full", row, 0.3, 0), row, 0.3, FULL, 0
+    for row in ROWS:
+        yield key("part", row, 0.1, 0), row, 0.1, SHORT, 0
+    for row in DEAR:
+        yield key("few", row, 0.1, 0), row, 0.1, FEW, 0
+    (sabr,) = (row for row in ROWS if row.label == "SABR")
+    yield key("full", sabr, 0.1, 0), sabr, 0.1, FULL, 0
+    repeated = [row for row in ROWS if row.label in REPEATED]
+    for seed, eps in ((0, 0.1), *((seed, 0.3) for seed in range(1, FULL.seeds))):
+        for row in repeated:
+            yield key("full", row, eps, seed), row, eps, FULL, seed
 
 
 def key(table: str, row: Row, eps: float, seed: int) -> str:
