@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -133,6 +134,20 @@ def test_several_certifications_stand_side_by_side(invoke: Invoke, run: Path) ->
     assert top["certification"] == "certify-mnist-5k-validation-eps2-255"
     assert (top["split"], top["eps"], top["attacked_accuracy"]) == ("validation", 2 / 255, None)
     assert set(top["verdicts"]) == {"clean", "ibp"}
+
+
+def test_a_solver_that_is_not_there_is_told_before_anything_is_written(
+    invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pyscipopt" else found(name)
+    )
+    words = ["certify", run, "--first", 2, "--eps", "0.01", "--stages", "lp"]
+    result = invoke(*words, "--solver", "scip")
+    assert result.exit_code == 2
+    assert "pip install pyscipopt" in " ".join(result.stderr.split())
+    assert not list(run.glob("certify-*"))
 
 
 def test_weights_beside_which_the_results_lie(invoke: Invoke, run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from cli_helpers import Invoke
 from onnx import TensorProto, helper, numpy_helper
 
 from taut.api import instances as listing
+from taut.verify.mip import SOLVERS, HiGHS, Program, Solution
 from taut.verify.outcome import Answer, Outcome
 
 
@@ -117,6 +118,26 @@ def test_a_counterexample_that_onnx_runtime_does_not_repeat_is_none(
     assert "not replayed" in result.stderr
 
 
+def test_programs_are_given_to_the_solver_that_is_named(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = []
+
+    class Watched(HiGHS):
+        def solve(self, program: Program, *limits: float, **named: float) -> Solution:
+            programs.append(program)
+            return super().solve(program, *limits, **named)
+
+    monkeypatch.setitem(SOLVERS, "watched", ("highspy", Watched))
+    network, near = write_network(tmp_path / "n.onnx"), write_property(tmp_path / "near", REACHED)
+    words = ["verify", network, near, "--stages", "mip"]
+    usual = invoke(*words)
+    assert programs == []
+    found = invoke(*words, "--solver", "watched")
+    assert found.stdout.split("\n")[0] == usual.stdout.split("\n")[0] == "sat"
+    assert len(programs) >= 1
+
+
 def test_errors_are_one_line_and_exit_code_two(invoke: Invoke, tmp_path: Path) -> None:
     network, asked = write_network(tmp_path / "n.onnx"), write_property(tmp_path / "p", FAR)
     broken = tmp_path / "broken.vnnlib"
@@ -135,6 +156,7 @@ def test_errors_are_one_line_and_exit_code_two(invoke: Invoke, tmp_path: Path) -
         ((), "give a network and a property"),
         ((network, asked, "--stages", "magic"), "unknown stage 'magic'"),
         ((network, asked, "--timeout", "0"), "positive seconds"),
+        ((network, asked, "--solver", "abacus"), "unknown solver 'abacus'; choose from highs"),
         ((network, asked, "--out", "x"), "--out goes with --instances"),
         (("--instances", asked), "name the file of results"),
         ((network, asked, "--instances", asked, "--out", "x"), "not both"),

@@ -243,6 +243,7 @@ def _settings(listed: Path, procedure: Procedure) -> dict[str, Any]:
         "stages": list(procedure.stages),
         "attack": repr(procedure.attack),
         "seed": procedure.seed,
+        "mip": None if procedure.mip is None else repr(procedure.mip),
     }
 
 

@@ -18,6 +18,7 @@ from taut.cli.common import (
     note,
     parse_stages,
     print_json,
+    programs,
     resumable,
     table,
 )
@@ -88,6 +89,7 @@ def certify(
     steps: Steps = None,
     restarts: Restarts = None,
     timeout: Timeout = None,
+    solver: options.Solver = "highs",
     retry: Retry = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 100,
@@ -131,7 +133,9 @@ def certify(
         opened = open_source(source, device)
         size = opened.radius(eps)
         cascade = _cascade(opened, stages, steps, restarts)
-        cascade = replace(cascade, timeout=timeout, seed=seed, batch_size=batch_size)
+        cascade = replace(
+            cascade, timeout=timeout, seed=seed, batch_size=batch_size, mip=programs(solver)
+        )
         images = opened.images(data, split, first, data_dir)
         job = results.Job("certify", opened.model, opened.architecture, images, size, cascade)
         folder = opened.folder(out, results.folder_name("certify", images, size))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from taut.verify.mip import MIP
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -102,6 +104,15 @@ def parse_stages(text: str) -> tuple[str, ...]:
     """Return the stages of a comma-separated list; ``clean`` always comes first."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     return ("clean", *[name for name in names if name != "clean"])
+
+
+def programs(solver: str) -> MIP | None:
+    """Return the settings of mixed-integer programs by another solver; None for the default."""
+    if solver == "highs":
+        return None
+    from taut.verify.mip import MIP
+
+    return MIP(solver=solver)
 
 
 @contextmanager

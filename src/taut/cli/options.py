@@ -122,6 +122,15 @@ def retry(what: str, default: str) -> Any:
     )
 
 
+Solver = Annotated[
+    str,
+    typer.Option(
+        "--solver",
+        metavar="NAME",
+        help="Solver of mip, lp and gm-protocol: highs, or scip or gurobi where their packages "
+        "(PySCIPOpt, gurobipy) are installed.",
+    ),
+]
 Seed = Annotated[
     int, typer.Option("--seed", metavar="N", min=0, help="Seed of the attack's random starts.")
 ]

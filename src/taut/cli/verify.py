@@ -10,7 +10,7 @@ import typer
 
 from taut.cli import options
 from taut.cli.allocator import keep_pages
-from taut.cli.common import resumable, say
+from taut.cli.common import programs, resumable, say
 from taut.cli.common import threads as computing_with
 from taut.errors import ConfigError
 
@@ -85,6 +85,7 @@ def verify(
     out: Out = None,
     timeout: Timeout = None,
     stages: Stages = None,
+    solver: options.Solver = "highs",
     seed: options.Seed = 0,
     threads: options.Threads = None,
     workers: options.Workers = None,
@@ -118,7 +119,8 @@ def verify(
     keep_pages()
     chosen = INSTANCE_STAGES if stages is None else _words(stages)
     again = retries(retry)
-    procedure = Procedure(stages=chosen, timeout=SECONDS if timeout is None else timeout, seed=seed)
+    limit = SECONDS if timeout is None else timeout
+    procedure = Procedure(stages=chosen, timeout=limit, seed=seed, mip=programs(solver))
     with computing_with(threads):
         if instances is not None:
             if network is not None or property_file is not None:

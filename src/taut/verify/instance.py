@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from taut.verify.deadline import Clock, OutOfTime, interrupting
 from taut.verify.open_case import OpenCase, Subject
 from taut.verify.outcome import Outcome, answered
 from taut.verify.witness import Evaluator, Witness
+
+if TYPE_CHECKING:
+    from taut.verify.mip import MIP
 
 INSTANCE_STAGES = ("attack", "ibp", "crown-ibp", "crown", "alpha-crown", "branch")
 
@@ -41,6 +45,8 @@ class Procedure:
         Seconds in all, or None.
     seed
         Of the random starts.
+    mip
+        Settings of ``"mip"``, ``"lp"`` and ``"gm-protocol"``; None for the defaults.
 
     Raises
     ------
@@ -54,6 +60,7 @@ class Procedure:
     numbers: int = 65536
     timeout: float | None = 60.0
     seed: int = 0
+    mip: MIP | None = None
 
     def __post_init__(self) -> None:
         known = ("attack", *METHODS, *COMPLETE_STAGES)

@@ -270,7 +270,7 @@ class OpenCase:
             image_seeds(self.procedure.seed, [self.place]).tolist(),
         )
         with torch.no_grad():
-            (answer,) = verifier(stage).decide(question)
+            (answer,) = verifier(stage, mip=self.procedure.mip).decide(question)
         if answer.point is not None:
             return self._replayed([answer.point])
         if answer.reason == "timeout":
