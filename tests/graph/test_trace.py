@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -223,3 +225,34 @@ def test_an_in_place_relu_on_a_fresh_tensor_is_fine() -> None:
     module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)).double()
     x = uniform(generator(8), 3, 4)
     same(trace(module, (4,)).instance()(x), module(x))
+
+
+def test_threads_that_trace_and_call_at_the_same_time_do_not_meet() -> None:
+    """Drawing replaces ``nn.Module.__call__`` for the whole process."""
+    before = nn.Module.__call__, nn.Module.__getattr__
+    modules = [random_module(KINDS[seed % len(KINDS)], seed) for seed in range(12)]
+    images = [uniform(generator(seed), 3, *modules[seed][1]) for seed in range(12)]
+    expected = [module(x) for (module, _), x in zip(modules, images, strict=True)]
+    plain, shape = random_module("conv", 99)
+    x = uniform(generator(99), 2, *shape)
+    wanted = plain(x)
+    begun = threading.Barrier(5)
+
+    def draw(seed: int) -> Tensor:
+        if seed < 4:
+            begun.wait(60)
+        module, size = modules[seed]
+        return trace(module, size).instance()(images[seed])
+
+    def call() -> list[Tensor]:
+        begun.wait(60)
+        return [plain(x) for _ in range(300)]
+
+    with ThreadPoolExecutor(5) as pool:
+        calls = pool.submit(call)
+        drawn = list(pool.map(draw, range(12)))
+        for found in calls.result():
+            assert torch.equal(found, wanted)
+    for found, value in zip(drawn, expected, strict=True):
+        same(found, value)
+    assert before == (nn.Module.__call__, nn.Module.__getattr__)

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from taut.attacks import PGD
 from taut.bounds import METHODS
 from taut.errors import ConfigError, PropertyError
+from taut.graph import trace
 from taut.property.case import Case
 from taut.property.exact import Constraint, Exact
 from taut.verify.deadline import Clock, OutOfTime, interrupting
@@ -306,6 +307,29 @@ def test_an_import_is_not_interrupted(tmp_path: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(OutOfTime):
         work()
     assert importlib.import_module("slow_to_import").done
+
+
+def test_a_drawing_under_way_is_finished_first() -> None:
+    """It replaces methods of all modules, which an exception could leave replaced."""
+    drawn = []
+
+    class Slow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.1)
+            drawn.append(type(x))
+            return x * 2.0
+
+    before = nn.Module.__call__, nn.Module.__getattr__
+
+    def work() -> None:
+        with interrupting(Clock(0.05)):
+            trace(Slow(), (3,))
+            time.sleep(20)
+
+    with pytest.raises(OutOfTime):
+        work()
+    assert fx.Proxy in drawn
+    assert before == (nn.Module.__call__, nn.Module.__getattr__)
 
 
 def test_what_the_collector_calls_is_finished_first() -> None:

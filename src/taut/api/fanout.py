@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from taut.api.pool import Lost, Pool
 from taut.data import ImageSet
 from taut.verify import Cascade, Status, Verdict, certify
+from taut.verify.cascade import BATCH_SIZE
 from taut.verify.inputs import placement
 from taut.verify.verdict import NO_PREDICTION, Evidence, conclude
 
@@ -116,15 +117,15 @@ def certify_with(
     images, indices
         A split and positions in it.
     eps, cascade
-        As for :func:`taut.certify`; the batch size is that of a worker. A pool that does not
-        stream gets few images at a time, where complete verifiers take part one.
+        As for :func:`taut.certify`; the batch size is that of a worker, by default 100. A pool
+        that does not stream gets few images at a time, where complete verifiers take part one.
     on_verdict
         Called with each verdict as it comes.
 
     """
     device = str(placement(model)[0])
     held = model if device == "cpu" else copy.deepcopy(model).cpu()
-    size = cascade.batch_size
+    size = cascade.batch_size or BATCH_SIZE
     if not pool.streams:
         size = 1 if cascade.complete() else min(size, cascade.piece_size)
 

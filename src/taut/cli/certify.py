@@ -72,6 +72,7 @@ Timeout = Annotated[
         show_default="no limit",
     ),
 ]
+BatchSize = Annotated[int | None, options.batch_size("up to 500, as many as fit 256 MB")]
 Retry = Annotated[
     str | None,
     options.retry("images that are unknown in the folder", "images without a verdict only"),
@@ -92,7 +93,7 @@ def certify(
     solver: options.Solver = "highs",
     retry: Retry = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 100,
+    batch_size: BatchSize = None,
     data_dir: options.DataDir = None,
     device: options.Device = "auto",
     threads: options.Threads = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from taut.cli.display import Display, Pace, duration
 from taut.verify import Status, Verdict
+from taut.verify.cascade import MOST
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,7 +32,7 @@ class CertifyDisplay:
         self._by_status = dict.fromkeys(Status, 0)
         self._by_stage = dict.fromkeys(job.cascade.stages, 0)
         self._now = now
-        self._pace = Pace(self._total, window=max(4 * job.cascade.batch_size, 50))
+        self._pace = Pace(self._total, window=_window(job))
         self._display = Display(console, self._status, self._line, every=EVERY)
 
     def __enter__(self) -> Self:
@@ -52,7 +53,7 @@ class CertifyDisplay:
             self._count(verdict)
         if known:
             self._display.log(f"{len(known)} of {self._total} images have a verdict already")
-        self._pace = Pace(self._total, len(known), max(4 * self._job.cascade.batch_size, 50))
+        self._pace = Pace(self._total, len(known), _window(self._job))
 
     def settled(self, verdict: Verdict) -> None:
         """Take note of a verdict."""
@@ -98,3 +99,8 @@ class CertifyDisplay:
         )
         stages = ", ".join(f"{stage} {count}" for stage, count in self._by_stage.items())
         return Group(bar, Text(f"decided by: {stages}; now {self._now}", style="dim"))
+
+
+def _window(job: Job) -> int:
+    """Return over how many verdicts the pace is taken: those of some batches."""
+    return max(4 * (job.cascade.batch_size or MOST), 50)

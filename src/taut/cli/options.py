@@ -24,6 +24,17 @@ def out(default: str, *, what: str = "the results") -> Any:
     return typer.Option("--out", metavar="DIR", help=f"Folder for {what}.", show_default=default)
 
 
+def batch_size(default: str | bool) -> Any:
+    """Return the option ``--batch-size``; ``default`` is what its help says of leaving it out."""
+    return typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Images at a time; halved by itself where memory runs out.",
+        show_default=default,
+    )
+
+
 Source = Annotated[
     Path,
     typer.Argument(
@@ -80,15 +91,7 @@ Threads = Annotated[
         show_default="PyTorch's choice",
     ),
 ]
-BatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size",
-        metavar="N",
-        min=1,
-        help="Images at a time; halved by itself where memory runs out.",
-    ),
-]
+BatchSize = Annotated[int, batch_size(True)]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -22,6 +23,9 @@ from taut.graph.messages import place_of, untraceable
 from taut.graph.probe import BATCH, version_of
 from taut.operators.base import Shape
 from taut.operators.registry import BUILDERS
+
+_DRAWING = threading.RLock()
+"""Drawing replaces methods of ``nn.Module`` for a while: one thread at a time."""
 
 _STALE_HOOKS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 
@@ -107,7 +111,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def symbolic(root: Root) -> Drawing | Exception:
     """Draw a module by ``torch.fx``, in its own mode; return the error where fx cannot."""
     try:
-        with as_it_was(root):
+        with _DRAWING, as_it_was(root):
             return Drawing(root, _Tracer().trace(root), exported=False)
     except TautError:
         raise
@@ -124,7 +128,7 @@ def exported(root: Root, shape: Shape, why: Exception) -> Drawing:
     """
     run(root, example(root, BATCH, shape))
     try:
-        with as_it_was(root), _quietly():
+        with _DRAWING, as_it_was(root), _quietly():
             program = torch.export.export(
                 root,
                 (example(root, BATCH, shape),),
@@ -178,6 +182,10 @@ class _Tracer(fx.Tracer):
     record_stack_traces = True
     proxy_buffer_attributes = True  # else an expression of buffers would be frozen
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node."""
         if isinstance(m, parametrize.ParametrizationList):
@@ -193,14 +201,23 @@ class _Tracer(fx.Tracer):
         """Call a submodule; wrappers are passed through.
 
         Hooks are drawn as well, but for those of the whole model: most of them only watch, and
-        where they do more the graph is found to differ from the model.
+        where they do more the graph is found to differ from the model. Calls of other threads,
+        which come here as well, are theirs alone.
         """
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         inner = unwrapped(m)
         if inner is not m:
             return inner(*args, **kwargs)
         if self._is_model(m):
             forward = m.forward
         return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return what a module's attribute is while it is drawn; see :meth:`call_module`."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def _is_model(self, module: nn.Module) -> bool:
         return isinstance(self.root, Root) and module is self.root.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +26,16 @@ from taut.verify.stages import Images, Stages
 from taut.verify.verdict import Evidence, Verdict, conclude
 
 if TYPE_CHECKING:  # a run without complete stages needs neither
+    from taut.graph import Network
     from taut.verify.branch import Branch
     from taut.verify.mip import MIP
 
 DEFAULT_STAGES = ("clean", "ibp", "crown-ibp", "attack", "crown")
+
+BATCH_SIZE, MOST = 100, 500
+"""Images together where nothing is known of what they take, and where they take little."""
+
+_BYTES = 2**28  # float32 values of all layers of a batch
 
 _CHEAP = ("clean", "attack", "ibp", "crown-ibp")
 
@@ -44,7 +51,8 @@ class Cascade:
         (:data:`taut.bounds.METHODS`) and the verifiers ``"branch"``, ``"mip"``, ``"lp"`` and
         ``"gm-protocol"`` (:data:`taut.verify.complete.COMPLETE_STAGES`), each at most once.
     batch_size
-        Images certified together. It is halved, for as long as needed, where memory runs out.
+        Images certified together; None for as many as keep the values of all layers under
+        256 MB, at most 500. It is halved, for as long as needed, where memory runs out.
     piece_size
         Images of a batch that a stage dearer than CROWN-IBP takes together: its verdicts
         come out piece by piece, so that an interruption costs no more than one.
@@ -69,7 +77,7 @@ class Cascade:
     """
 
     stages: tuple[str, ...] = DEFAULT_STAGES
-    batch_size: int = 100
+    batch_size: int | None = None
     piece_size: int = 10
     attack: Attack = PGD(steps=40, loss="margin", targets=3)  # noqa: RUF009 - frozen
     timeout: float | None = None
@@ -84,11 +92,9 @@ class Cascade:
                 "stages must begin with 'clean' and name each stage once; "
                 f"got {', '.join(self.stages) or 'none'}"
             )
-        if self.batch_size < 1 or self.piece_size < 1:
-            raise ConfigError(
-                "batch_size and piece_size must be at least 1, got "
-                f"{self.batch_size} and {self.piece_size}"
-            )
+        for name, size in (("batch_size", self.batch_size), ("piece_size", self.piece_size)):
+            if size is not None and size < 1:
+                raise ConfigError(f"{name} must be at least 1 image; got {size}")
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"timeout must be positive seconds or None, got {self.timeout}")
         if self.data_range is not None and not self.data_range[0] < self.data_range[1]:
@@ -197,13 +203,22 @@ def certify(
             complete,
             cascade.timeout,
         )
-        for start in range(0, len(x), cascade.batch_size):
-            part = slice(start, start + cascade.batch_size)
+        size = cascade.batch_size or _batch_size(stages.net)
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
             images = Images(
                 x[part].detach().to(device, dtype), y[part].to(device).long(), positions[part]
             )
             verdicts += _batch(stages, images, cascade, on_verdict, on_stage)
     return Certification(tuple(verdicts), eps, time.perf_counter() - began, cascade.stages)
+
+
+def _batch_size(net: Network | None) -> int:
+    """Return how many images go together by default; a model that is not traced tells no sizes."""
+    if net is None:
+        return BATCH_SIZE
+    each = 4 * sum(math.prod(node.shape) for node in net.nodes)
+    return min(MOST, max(1, _BYTES // each))
 
 
 def _batch(
@@ -244,7 +259,7 @@ def _batch(
         rows = list(images.open)
         if on_stage is not None:
             on_stage(stage, len(rows))
-        size = cascade.batch_size if stage in _CHEAP else cascade.piece_size
+        size = len(rows) if stage in _CHEAP else cascade.piece_size
         for piece in (rows[start : start + size] for start in range(0, len(rows), size)):
             for row, evidence in zip(piece, _timed(stages, stage, images, piece), strict=True):
                 if evidence is not None and evidence.is_doubtful and stage != "clean":

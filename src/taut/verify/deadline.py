@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from taut.graph.draw import exported, symbolic
+
 
 class OutOfTime(BaseException):
     """The time is up; no error, so that no handler of errors keeps it."""
@@ -51,8 +53,8 @@ def interrupting(clock: Clock) -> Iterator[None]:
 
     By the process's interval timer, so in the main thread of a system that has one, while
     nobody else uses it; elsewhere nothing happens and only :meth:`Clock.check` ends the work.
-    An operation that is under way is finished first, and so are an import, a finaliser and
-    what the garbage collector calls.
+    An operation that is under way is finished first, and so are an import, the drawing of a
+    module, a finaliser and what the garbage collector calls.
     """
     timer = getattr(signal, "setitimer", None)
     if (
@@ -85,11 +87,14 @@ def interrupting(clock: Clock) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _busy(frame: FrameType | None) -> bool:
-    """Whether an exception would leave a module half made, or be lost.
+_WHOLE = (symbolic.__code__, exported.__code__)
 
-    It would where an import is under way somewhere up the stack, or a finaliser, or a function
-    that the garbage collector calls.
+
+def _busy(frame: FrameType | None) -> bool:
+    """Whether an exception would leave something half done for good, or be lost.
+
+    It would where somewhere up the stack a module is imported, or drawn, for which methods of
+    all modules are replaced; or in a finaliser or a function that the garbage collector calls.
     """
     collecting = {getattr(call, "__code__", None) for call in gc.callbacks}
     while frame is not None:
@@ -97,6 +102,7 @@ def _busy(frame: FrameType | None) -> bool:
         if (
             code.co_filename.startswith("<frozen importlib")
             or code.co_name == "__del__"
+            or code in _WHOLE
             or code in collecting
         ):
             return True
