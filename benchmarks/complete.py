@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import sys
@@ -47,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stages", default=",".join(STAGES), help="in order (%(default)s)")
     parser.add_argument("--clip", type=int, default=Branch().clip, help="(%(default)s)")
     parser.add_argument("--facets", type=int, default=Branch().facets, help="(%(default)s)")
+    parser.add_argument("--give-up", type=float, default=math.inf, help="doublings (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--progress", action="store_true", help="print every verdict as it comes")
     return parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
         cascade=Cascade(
             stages=tuple(chosen.stages.split(",")),
             timeout=chosen.seconds,
-            branch=Branch(clip=chosen.clip, facets=chosen.facets),
+            branch=Branch(clip=chosen.clip, facets=chosen.facets, give_up=chosen.give_up),
         ),
         on_verdict=told,
     )
@@ -108,6 +110,7 @@ def main() -> None:
         "eps": chosen.eps,
         "images": len(found.verdicts),
         "seconds_each": chosen.seconds,
+        "give_up": chosen.give_up if math.isfinite(chosen.give_up) else None,
         "decided": len(found.verdicts) - len(open_ones),
         "verified": count[Status.VERIFIED],
         "falsified": count[Status.FALSIFIED],

@@ -136,6 +136,19 @@ def test_several_certifications_stand_side_by_side(invoke: Invoke, run: Path) ->
     assert set(top["verdicts"]) == {"clean", "ibp"}
 
 
+def test_giving_up_is_a_setting_of_branch_and_bound(invoke: Invoke, run: Path) -> None:
+    words = ["certify", run, "--first", 4, "--eps", "0.03", "--stages", "branch"]
+    assert "--give-up" in invoke("certify", "--help").stdout
+    assert invoke(*words, "--give-up", 2, "--timeout", 5).exit_code == 0
+    (folder,) = run.glob("certify-*")
+    with Journal(folder / "journal.sqlite") as journal:
+        assert journal.meta["cascade"]["branch"]["give_up"] == 2.0
+    result = invoke(*words, "--timeout", 5)  # other settings
+    assert result.exit_code == 2
+    assert "cascade" in result.stderr
+    assert invoke(*words, "--give-up", -1).exit_code == 2
+
+
 def test_a_solver_that_is_not_there_is_told_before_anything_is_written(
     invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,9 +148,9 @@ PAIRED = Optimised(Ascent(iterations=15), every=False, pairing=Pairing(10, 5, 8)
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_bounds_lie_between_those_without_and_the_exact_minimum(activation: str) -> None:
-    """On 56 pairs of network and box: never below alpha-CROWN, often above, never too high."""
+    """On 32 pairs of network and box: never below alpha-CROWN, often above, never too high."""
     better = 0
-    for seed in range(7):
+    for seed in range(4):
         net = dense(activation, seed, scale=2.0)
         x = torch.rand(8, 3, generator=generator(seed), dtype=torch.float64)
         box = Box.around(x, 0.8, None)
@@ -165,7 +165,7 @@ def test_bounds_lie_between_those_without_and_the_exact_minimum(activation: str)
             exact = exact_minimum(net, box[i : i + 1], int(y[i]), int(other[i]))
             assert plain[i] <= found[i] <= exact + 1e-6
             better += bool(found[i] > plain[i] + 0.01 * (exact - plain[i]) + 1e-9)
-    assert better >= 19
+    assert better >= 11
 
 
 def known(net: Network, box: Box) -> Intermediate:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from taut.models import Cells
 from taut.region import Box
 from taut.verify import Cascade, Status, certify
 from taut.verify.branch import Branch, bounding
+from taut.verify.branch.record import Record
 from taut.verify.complete import Question
 
 QUICK = Ascent(iterations=8)
@@ -162,6 +165,60 @@ def test_without_time_nothing_is_decided_and_others_go_on() -> None:
             assert status(answer) == ("verified" if exact[i] > 0 else "falsified")
 
 
+def test_a_bound_that_rises_too_slowly_is_given_up() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        widths = (24, 60, 60, CLASSES)
+        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+        net = nn.Sequential(*layers[:-1]).double().eval().requires_grad_(False)
+        corners = torch.rand(4096, 24, dtype=torch.float64).round() * 4 - 2
+    others = [1, 2]
+    least = float((net(corners)[:, :1] - net(corners)[:, others]).min())
+    net[-1].bias.data[0] += 1 - least  # so that bounds alone fail
+    x = torch.zeros(1, 24, dtype=torch.float64)
+    asked = question(net, Box.around(x, 2.0, None), torch.tensor([0]), seconds=[60.0])
+    branch = replace(SPLITS["neurons"], attack_steps=0, give_up=1.0)
+    began = time.perf_counter()
+    (answer,) = branch.decide(asked)
+    assert time.perf_counter() - began < 40
+    assert answer.reason == "hopeless"
+    (brief,) = replace(branch, parts=16).decide(asked)
+    assert brief.bound <= answer.bound < 0
+    assert answer.parts > brief.parts
+
+
+def test_with_all_the_time_nothing_is_given_up() -> None:
+    asked, _ = several()
+    patient, hasty = (
+        replace(SPLITS["neurons"], give_up=most).decide(asked) for most in (math.inf, 0.0)
+    )
+    assert [status(a) for a in patient] == [status(a) for a in hasty]
+
+
+@pytest.mark.parametrize("pace", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("give_up", [0.0, 3.0])
+def test_doublings_that_lack_are_compared_with_those_there_is_time_for(
+    pace: float, give_up: float
+) -> None:
+    """A bound of -8 that rises by ``pace`` a doubling, and 2^12 seconds at a second a part."""
+    asked = case("relu", 0, 1.0)[0]
+    record = Record(replace(asked, seconds=[2.0**12]), 10**9, give_up)
+    threshold = float(asked.threshold[0])
+    for doubling in range(12):
+        new = 2**doubling - record.counts[0]
+        record.count([0] * new)
+        record.spend([0], float(new))
+        bound = threshold - 8 + pace * doubling
+        record.rise([bound])
+        affordable = math.log2(2.0**12 / 2**doubling)
+        hopeless = threshold - bound > pace * (affordable + give_up)
+        if hopeless and doubling >= 3:
+            assert record.reasons == {0: "hopeless"}
+            return
+        assert record.is_open(0)
+    assert pace == 1.0
+
+
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_memory_that_runs_out_halves_the_batches(most: int, monkeypatch) -> None:
     asked, exact = case("relu", 0, 1.0)
@@ -200,7 +257,15 @@ def test_a_margin_of_zero_stays_undecided() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"candidates": 0}, {"parts": 0}, {"pixels": -1}, {"refresh": "no"}, {"budget": 0}]
+    "wrong",
+    [
+        {"candidates": 0},
+        {"parts": 0},
+        {"pixels": -1},
+        {"refresh": "no"},
+        {"budget": 0},
+        {"give_up": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

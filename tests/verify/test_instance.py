@@ -6,8 +6,10 @@ import gc
 import importlib
 import itertools
 import signal
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -330,6 +332,34 @@ def test_a_drawing_under_way_is_finished_first() -> None:
         work()
     assert fx.Proxy in drawn
     assert before == (nn.Module.__call__, nn.Module.__getattr__)
+
+
+def test_an_interruption_that_is_lost_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nobody can catch what the callback of a weak reference raises."""
+    calls = []
+
+    class Watched:
+        pass
+
+    def call(reference: object) -> None:
+        calls.append(reference)
+        time.sleep(0.1)
+
+    def work() -> None:
+        with interrupting(Clock(0.05)):
+            seen = Watched()
+            kept = weakref.ref(seen, call)
+            del seen
+            assert kept() is None
+            time.sleep(20)
+
+    hook, began = sys.unraisablehook, time.perf_counter()
+    with pytest.raises(OutOfTime):
+        work()
+    assert time.perf_counter() - began < 0.9  # before the next of the timer's seconds
+    assert len(calls) == 1
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr().err == ""
 
 
 def test_what_the_collector_calls_is_finished_first() -> None:

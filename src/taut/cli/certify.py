@@ -73,6 +73,17 @@ Timeout = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, options.batch_size("up to 500, as many as fit 256 MB")]
+GiveUp = Annotated[
+    float | None,
+    typer.Option(
+        "--give-up",
+        metavar="N",
+        min=0,
+        help="In branch, stop with an image whose bound rises so slowly that it would take 2^N "
+        "times the sub-problems its time allows; 5 saves most of the time of time-outs.",
+        show_default="its time is used up",
+    ),
+]
 Retry = Annotated[
     str | None,
     options.retry("images that are unknown in the folder", "images without a verdict only"),
@@ -91,6 +102,7 @@ def certify(
     restarts: Restarts = None,
     timeout: Timeout = None,
     solver: options.Solver = "highs",
+    give_up: GiveUp = None,
     retry: Retry = None,
     seed: options.Seed = 0,
     batch_size: BatchSize = None,
@@ -124,18 +136,25 @@ def certify(
     from taut.api import results
     from taut.cli.source import open_source, pick_device
     from taut.cli.workers import pool_of, retries
+    from taut.verify.branch import Branch
 
     keep_pages()
     again = retries(retry)
     if again and overwrite:
         raise ConfigError("--retry goes on with a folder and --overwrite discards it; give one")
     pool = pool_of(workers, ray, threads, pick_device(device))
+    branch = None if give_up is None else Branch(give_up=give_up)
     with computing_with(threads):
         opened = open_source(source, device)
         size = opened.radius(eps)
         cascade = _cascade(opened, stages, steps, restarts)
         cascade = replace(
-            cascade, timeout=timeout, seed=seed, batch_size=batch_size, mip=programs(solver)
+            cascade,
+            timeout=timeout,
+            seed=seed,
+            batch_size=batch_size,
+            branch=branch,
+            mip=programs(solver),
         )
         images = opened.images(data, split, first, data_dir)
         job = results.Job("certify", opened.model, opened.architecture, images, size, cascade)

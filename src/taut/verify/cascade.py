@@ -234,7 +234,8 @@ def _batch(
     def settle(row: int, stage: str, evidence: Evidence) -> None:
         if row in images.doubts and evidence.replay is None:
             evidence = replace(images.doubts[row], bound=min(images.bound(row), 0.0))
-        if evidence.reason in ("nan", "memory", "timeout"):  # what earlier stages proved stands
+        if evidence.reason in ("nan", "memory", "timeout", "hopeless"):
+            # what earlier stages proved stands
             evidence = replace(evidence, bound=images.bound(row))
         made[row] = conclude(
             images.indices[row],

@@ -65,8 +65,9 @@ class Answer:
     point
         A candidate counterexample ``(*shape)`` in ``inner``, not yet replayed; None without.
     reason
-        Why it stopped without a decision: "timeout", "memory", "nan" or "undecided" (it has tried
-        all it can); "" where the bound exceeds the threshold or there is a point.
+        Why it stopped without a decision: "timeout", "hopeless" (it would take far longer),
+        "memory", "nan" or "undecided" (it has tried all it can); "" where the bound exceeds the
+        threshold or there is a point.
     parts
         Sub-problems that were bounded.
     """

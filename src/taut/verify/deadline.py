@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from taut.graph.draw import exported, symbolic
+
+_SOON = 0.02  # seconds until another try to interrupt
 
 
 class OutOfTime(BaseException):
@@ -54,7 +57,8 @@ def interrupting(clock: Clock) -> Iterator[None]:
     By the process's interval timer, so in the main thread of a system that has one, while
     nobody else uses it; elsewhere nothing happens and only :meth:`Clock.check` ends the work.
     An operation that is under way is finished first, and so are an import, the drawing of a
-    module, a finaliser and what the garbage collector calls.
+    module, a finaliser and what the garbage collector calls. Where the exception is lost
+    nevertheless, as in callbacks of weak references, nothing is printed and it comes again.
     """
     timer = getattr(signal, "setitimer", None)
     if (
@@ -70,14 +74,20 @@ def interrupting(clock: Clock) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if armed and _busy(frame):
-            timer(signal.ITIMER_REAL, 0.02, 1.0)
+            timer(signal.ITIMER_REAL, _SOON, 1.0)
         elif armed:
             raise OutOfTime
 
-    before = signal.signal(signal.SIGALRM, stop)
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not OutOfTime:
+            told(unraisable)
+        elif armed:
+            timer(signal.ITIMER_REAL, _SOON, 1.0)
+
+    before, told = signal.signal(signal.SIGALRM, stop), sys.unraisablehook
+    sys.unraisablehook = lost
     try:
         try:
-            # Again every second: an exception raised where nobody can catch it is lost.
             timer(signal.ITIMER_REAL, max(clock.left, 1e-3), 1.0)
             yield
         finally:
@@ -85,6 +95,7 @@ def interrupting(clock: Clock) -> Iterator[None]:
     finally:
         timer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = told
 
 
 _WHOLE = (symbolic.__code__, exported.__code__)

@@ -41,8 +41,8 @@ class Verdict:
         Who decided; for ``unknown`` the last stage tried.
     reason
         "" when verified; "misclassified" or "counterexample" when falsified; else
-        "stages exhausted", "timeout", "memory", "worker" (the processes that worked on it died),
-        "nan" (a bound or logit was not finite),
+        "stages exhausted", "timeout", "hopeless" (bounds rose too slowly), "memory",
+        "worker" (the processes that worked on it died), "nan" (a bound or logit was not finite),
         "not replayed" (a counterexample did not reproduce in float64 and float32), or
         "contradiction" (a lower bound exceeded the margin of the image itself).
     margin
@@ -97,7 +97,8 @@ class Evidence:
     replay
         A candidate counterexample, replayed.
     reason
-        Why the image has to stay undecided ("nan", "memory", "timeout", "contradiction");
+        Why the image has to stay undecided ("nan", "memory", "timeout", "hopeless",
+        "contradiction");
         "" leaves the decision to the bound and the replay.
     parts
         Sub-problems that were bounded on the way.

@@ -22,7 +22,7 @@ from taut.verify.complete import Question
 if TYPE_CHECKING:
     from taut.verify.branch.branch import Branch
 
-_NEAR = 0.06  # of a linear bound's spread, what a part may lack to be clipped
+_NEAR = 0.1  # of a linear bound's spread, what a part may lack to be clipped
 _ABOVE = 1.01  # times the threshold, and
 _MORE = 1e-9  # more: up to there bounds count where parts are clipped
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -73,6 +74,10 @@ class Branch:
         Margins bounded together at most; fewer where memory is short.
     parts
         Sub-problems an image may have; after so many it stays undecided.
+    give_up
+        How many times more its sub-problems would have to double than the time of an image allows,
+        at the pace its bound has risen with, for it to be given up (reason "hopeless"): 5 where it
+        would take 32 times as many. Time alone ends the search by default.
     budget
         Bytes for coefficients; a quarter of what is free by default.
 
@@ -96,6 +101,7 @@ class Branch:
     attack_steps: int = 10
     batch_size: int = 256
     parts: int = 10**6
+    give_up: float = math.inf
     budget: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +110,8 @@ class Branch:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ConfigError(f"{name} must be at least {value}; got {getattr(self, name)}")
+        if not self.give_up >= 0:
+            raise ConfigError(f"give_up must be at least 0 doublings; got {self.give_up}")
         if self.refresh not in get_args(Refresh):
             raise ConfigError(
                 f"refresh must be one of {', '.join(get_args(Refresh))}; got {self.refresh!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -12,6 +13,7 @@ from torch import Tensor
 from taut.verify.complete import Answer, Question
 
 _PATIENCE = 64  # sub-problems that a bound between zero and the threshold gets in any case
+_DOUBLINGS = 4  # of an image's sub-problems, before its pace is judged
 
 
 class Closing(Protocol):
@@ -33,8 +35,8 @@ class Record:
     So the least bound of the closed parts holds on the whole region.
     """
 
-    def __init__(self, question: Question, most: int) -> None:
-        self.question, self.most = question, most
+    def __init__(self, question: Question, most: int, give_up: float) -> None:
+        self.question, self.most, self.give_up = question, most, give_up
         self.closed = torch.full_like(question.proved, torch.inf)
         self.points: dict[int, Tensor] = {}
         self.reasons: dict[int, str] = {}
@@ -42,6 +44,7 @@ class Record:
         self.counts = [0] * len(question.y)
         self.spent = [0.0] * len(question.y)
         self._near: dict[int, int] = {}
+        self._risen: dict[int, list[tuple[int, float]]] = {}
 
     def going(self) -> list[int]:
         """Return the images that are neither settled, nor broken, nor stopped."""
@@ -100,6 +103,28 @@ class Record:
             first = self._near.setdefault(image, self.counts[image])
             if self.counts[image] > 2 * first + _PATIENCE:
                 self.stop(image, "undecided")
+
+    def rise(self, bounds: list[float]) -> None:
+        """Take note of the least bound of each image's open parts; give up where that is hopeless.
+
+        The bound rises about as the logarithm of the number of parts. With the pace of the last
+        two doublings, one that lacks more doublings than the time left allows, and ``give_up``
+        more, is not waited for.
+        """
+        for image in self.going() if self.give_up < math.inf else ():
+            risen = self._risen.setdefault(image, [])
+            count, bound = max(1, self.counts[image]), bounds[image]
+            if not math.isfinite(bound) or (risen and count < 2 * risen[-1][0]):
+                continue
+            risen.append((count, bound))
+            if len(risen) < _DOUBLINGS:
+                continue
+            first, before = risen[-3]
+            pace = max(0.0, bound - before) / math.log2(count / first)
+            lacking = float(self.question.threshold[image]) - bound
+            affordable = math.log2(1 + self.left(image) / max(self.spent[image], 1e-9))
+            if lacking > pace * (affordable + self.give_up):
+                self.stop(image, "hopeless")
 
     def answers(self) -> list[Answer]:
         """Return the answers, all parts being closed."""

@@ -34,7 +34,7 @@ class Search:
     def __init__(self, settings: Branch, question: Question) -> None:
         self.settings = settings
         self.question = replace(question, net=question.net.detached())
-        self.record = Record(question, settings.parts)
+        self.record = Record(question, settings.parts, settings.give_up)
         self.prober = Prober(question, settings.attack_steps)
         self.budget = allowance(settings.budget, question.box.device)
         self.cells = reads_cells(self.question.net)
@@ -100,6 +100,7 @@ class Search:
             0, self.open.image, self.open.worst.to(self.question.threshold), "amin"
         )
         self.record.near(((worst > 0) & worst.isfinite()).nonzero()[:, 0].tolist())
+        self.record.rise(worst.tolist())
         self.record.expire()
         going = torch.zeros(len(self.question.y), dtype=torch.bool, device=self.question.y.device)
         going[self.record.going()] = True
