@@ -16,6 +16,7 @@ from cli_helpers import Invoke
 from onnx import TensorProto, helper, numpy_helper
 
 from taut.api import instances as listing
+from taut.store.locking import alone
 from taut.verify.mip import SOLVERS, HiGHS, Program, Solution
 from taut.verify.outcome import Answer, Outcome
 
@@ -245,6 +246,18 @@ def test_results_of_other_stages_are_not_taken_for_these(
     assert result.exit_code == 2
     assert "other settings (stages)" in " ".join(result.stderr.split())
     assert out.read_bytes() == held
+
+
+def test_two_processes_do_not_write_the_same_results(
+    invoke: Invoke, benchmark: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "results.csv"
+    with alone(out):
+        told = error_of(invoke, "verify", "--instances", benchmark, "--out", out)
+        assert "another process is writing" in told
+        assert not out.exists()
+    assert invoke("verify", "--instances", benchmark, "--out", out).exit_code == 1  # one is missing
+    assert len(rows_of(out)) == 4
 
 
 def test_a_file_that_holds_no_results_is_not_written_to(

@@ -19,6 +19,7 @@ from taut.api.pool import Lost, Pool
 from taut.api.retrying import ANYWAY
 from taut.errors import DataError, RunError, TautError
 from taut.store.atomic import write_atomic
+from taut.store.locking import alone
 from taut.store.values import pretty, read_object
 from taut.verify.instance import Procedure
 from taut.verify.outcome import Answer, Outcome
@@ -167,15 +168,30 @@ def run_instances(
     DataError
         When the list is missing or malformed.
     RunError
-        When ``out`` cannot be written, is there and is no such file, or was begun in another
-        folder or with other settings, which are kept beside it in ``OUT.settings.json``.
+        When ``out`` cannot be written, another process writes to it, it is there and is no such
+        file, or was begun in another folder or with other settings, which are kept beside it in
+        ``OUT.settings.json``.
 
     """
     instances = read_instances(listed)
     work = Deciding(listed.resolve().parent, procedure, timeout)
+    with alone(out):
+        return _answered(instances, work, out, _settings(listed, procedure), pool, retry, on_row)
+
+
+def _answered(
+    instances: list[Instance],
+    work: Deciding,
+    out: Path,
+    settings: dict[str, Any],
+    pool: Pool | None,
+    retry: bool,
+    on_row: Callable[[int, Row], None] | None,
+) -> list[Row]:
+    """Decide what is not in the file yet, or is decided again; return all rows."""
     try:
         known = answers.begin(out)
-        _same_settings(out, bool(known), _settings(listed, procedure))
+        _same_settings(out, bool(known), settings)
         redone = _redone(out, known, instances, work) if retry else set[Key]()
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error}; name another with --out") from error

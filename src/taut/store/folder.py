@@ -7,13 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from taut.errors import RunError
 from taut.store import checkpoint, metrics, summary, values, weights
-from taut.store.atomic import cannot_write, is_leftover, remove_leftovers, sync_folder
+from taut.store.atomic import is_leftover, remove_leftovers, sync_folder
 from taut.store.config import difference, make_config, read_config, write_config
 from taut.store.events import EventLog
+from taut.store.locking import acquire
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,7 +101,7 @@ class RunFolder:
             raise RunError(
                 f"cannot make the folder {path}: {error.strerror or error}; choose another --out"
             ) from error
-        lock = _acquire(path)
+        lock = acquire(path / _LOCK, path)
         try:
             _refuse_foreign(path)
             target = path / "config.json"
@@ -130,7 +131,7 @@ class RunFolder:
             raise RunError(
                 f"{path} holds a {config['kind']} run, not a {kind} run; give the folder of one"
             )
-        run = cls(path, config, _acquire(path) if write else None)
+        run = cls(path, config, acquire(path / _LOCK, path) if write else None)
         if write:
             remove_leftovers(path)
         return run
@@ -288,20 +289,6 @@ class RunFolder:
     def _check_writable(self) -> None:
         if self._lock is None:
             raise RunError(f"{self._path} is open for reading; open it with write=True")
-
-
-def _acquire(path: Path) -> FileLock:
-    """Take the folder's lock at once, or say that somebody else has it."""
-    lock = FileLock(str(path / _LOCK), thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RunError(
-            f"another process is writing to {path}; wait until it ends, or choose another --out"
-        ) from error
-    except OSError as error:
-        raise cannot_write(path / _LOCK, error) from error
-    return lock
 
 
 def _refuse_foreign(path: Path) -> None:
