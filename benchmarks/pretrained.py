@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="parts of the names of networks")
     parser.add_argument("--first", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="only write the page")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
