@@ -122,7 +122,8 @@ class Record:
             first, before = risen[-3]
             pace = max(0.0, bound - before) / math.log2(count / first)
             lacking = float(self.question.threshold[image]) - bound
-            affordable = math.log2(1 + self.left(image) / max(self.spent[image], 1e-9))
+            more = max(0.0, self.left(image)) / max(self.spent[image], 1e-9)
+            affordable = math.log2(1 + more)
             if lacking > pace * (affordable + self.give_up):
                 self.stop(image, "hopeless")
 
