@@ -82,20 +82,29 @@ def test_a_killed_parent_leaves_its_verdicts_and_no_workers(
         assert found[key] == expected[key]
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to a job in the background, which ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(run: Path, tmp_path: Path) -> None:
     mark, journal = str(tmp_path), run / "certify-mnist-5k-test-eps0.12" / "journal.sqlite"
     command = subprocess.Popen(
         [sys.executable, "-m", "taut.cli", "certify", str(run), *HARD, "--workers", "2"],
         env={**environment(), MARK: mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
+        text=True, start_new_session=True, preexec_fn=hear_interrupts,
     )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while committed(journal) < 2:
-        assert command.poll() is None, command.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to all of them
-    out, errors = command.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 240
+        while committed(journal) < 2:
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to all of them
+        out, errors = command.communicate(timeout=60)
+    finally:
+        command.kill()
+        command.communicate()
     assert command.returncode == 130, errors
     assert out == ""
     assert "the same command goes on from there" in errors.splitlines()[-1]
