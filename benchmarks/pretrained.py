@@ -10,25 +10,23 @@ results/pretrained.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from keeping import kept, options_for
 from mnist_page import table
-from mnist_table import HERE
 from torch import Tensor, nn
 
 import taut
 from taut.api import results
 from taut.api.loading import architecture_of
-from taut.cli.allocator import keep_pages
 from taut.models import Normalise
 from taut.store import Journal
 from taut.verify import Cascade
@@ -97,25 +95,14 @@ NETWORKS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/pretrained"))
-    parser.add_argument("--results", type=Path, default=HERE / "pretrained.json")
-    parser.add_argument("--only", nargs="*", help="parts of the names of networks")
+    parser = options_for(__doc__, "pretrained", "networks", threads=1)
     parser.add_argument("--first", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="only write the page")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_pages()
-    held = json.loads(options.results.read_text()) if options.results.exists() else {}
-    for which in NETWORKS:
-        if options.write or (options.only and not any(o in which.name for o in options.only)):
-            continue
-        held[which.name] = certified(which, options.first, options.seconds, options.runs)
-        print(which.name, held[which.name], flush=True)
-        options.results.write_text(json.dumps(held, indent=1) + "\n")
-    options.results.with_suffix(".md").write_text(_page(held))
+    measures = {
+        which.name: partial(certified, which, options.first, options.seconds, options.runs)
+        for which in NETWORKS
+    }
+    kept(options, measures, _page)
 
 
 def network(which: Pretrained) -> nn.Sequential:

@@ -13,21 +13,19 @@ from __future__ import annotations
 import argparse
 import csv
 import fnmatch
-import json
 import os
 import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from keeping import kept, options_for
 from mnist_page import table
-from mnist_table import HERE
 
 from taut.api.instances import Row, read_instances, run_instances
-from taut.cli.allocator import keep_pages
 from taut.verify.instance import Procedure
 
 HEAD = """# Benchmarks of the verification competition
@@ -69,28 +67,16 @@ BENCHMARKS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/vnncomp"))
-    parser.add_argument("--results", type=Path, default=HERE / "vnncomp.json")
-    parser.add_argument("--only", nargs="*", help="parts of the names of benchmarks")
+    parser = options_for(__doc__, "vnncomp", "benchmarks", threads=2)
     parser.add_argument("--every", type=int, help="one instance of so many, from the first on")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="only write the page")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_pages()
-    held = json.loads(options.results.read_text()) if options.results.exists() else {}
-    for benchmark in BENCHMARKS:
-        if options.write or (options.only and not any(o in benchmark.name for o in options.only)):
-            continue
-        every = options.every or benchmark.every
-        rows = _run(benchmark, every, options.seconds, options.runs)
-        figures = _figures(benchmark, every, options.seconds, rows)
-        held[benchmark.name] = {**figures, "threads": options.threads}
-        print(benchmark.name, held[benchmark.name], flush=True)
-        options.results.write_text(json.dumps(held, indent=1) + "\n")
-    options.results.with_suffix(".md").write_text(_page(held))
+    kept(options, {b.name: partial(_measured, b, options) for b in BENCHMARKS}, _page)
+
+
+def _measured(benchmark: Benchmark, options: argparse.Namespace) -> dict[str, Any]:
+    every = options.every or benchmark.every
+    rows = _run(benchmark, every, options.seconds, options.runs)
+    return {**_figures(benchmark, every, options.seconds, rows), "threads": options.threads}
 
 
 def _folder(benchmark: Benchmark) -> Path:

@@ -136,18 +136,22 @@ def test_what_is_broken_is_named(name: str, tmp_path: Path) -> None:
         load_onnx(path)
 
 
+def damaged(content: bytes, number: int, chance: random.Random) -> bytes:
+    """Return two times in three content with a bit turned over, else its beginning."""
+    if number % 3 == 0:
+        return content[: chance.randrange(len(content))]
+    turned = bytearray(content)
+    turned[chance.randrange(len(turned))] ^= 1 << chance.randrange(8)
+    return bytes(turned)
+
+
 def test_networks_that_are_cut_off_or_packed_badly(tmp_path: Path) -> None:
     whole = originals()["dense"].SerializeToString()
     asked = write_property(tmp_path / "asked.vnnlib", 3, -100.0)
     packed, chance, opened = gzip.compress(whole, mtime=0), random.Random(0), 0
     path = tmp_path / "net.onnx.gz"
     for number in range(120):
-        damaged = bytearray(packed)
-        if number % 3:
-            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
-        else:
-            del damaged[chance.randrange(len(damaged)) :]
-        path.write_bytes(damaged)
+        path.write_bytes(damaged(packed, number, chance))
         try:
             opened += decide_files(path, asked, QUICK).answer is Answer.UNSAT
         except TautError as error:
@@ -211,12 +215,8 @@ def test_packed_properties_that_are_damaged_are_refused_or_the_same(tmp_path: Pa
     for number in range(500):
         text = list(FILES.values())[number % len(FILES)]
         text = text if number % 2 or "comment" in text else in_version_2(text)
-        packed = bytearray(gzip.compress(text.encode(), mtime=0))
-        if number % 3:
-            packed[chance.randrange(len(packed))] ^= 1 << chance.randrange(8)
-        else:
-            del packed[chance.randrange(len(packed)) :]
-        path.write_bytes(packed)
+        packed = gzip.compress(text.encode(), mtime=0)
+        path.write_bytes(damaged(packed, number, chance))
         try:
             assert same(read_vnnlib(path), parse(text, "a file"))
         except PropertyError as error:

@@ -56,7 +56,6 @@ def begin(out: Path) -> dict[Key, Row]:
         When the file holds something else.
 
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     content = out.read_bytes() if out.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if not whole and _line(COLUMNS).startswith(content.decode("utf-8", "replace")):
