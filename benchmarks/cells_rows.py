@@ -32,10 +32,10 @@ SOUND = (
     Sound("2 cells, IBP", cells={"n": 2}),
     Sound("2 cells, SABR over choices", "cells-sabr", {"n": 2}, init="shi", regularise=SHI),
     Sound("3 cells, IBP", cells={"n": 3}),
-    Sound("2 cells, CROWN-IBP", "crown-ibp", {"n": 2}),
+    Sound("2 cells, CROWN-IBP fused", "crown-ibp-fused", {"n": 2}),
     Sound("no cells, SABR", "sabr", init="shi", regularise=SHI),
     Sound("2 cells, learned edge, IBP", cells={"n": 2, "learn": True}),
-    Sound("no cells, CROWN-IBP", "crown-ibp"),
+    Sound("no cells, CROWN-IBP fused", "crown-ibp-fused"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,31 +62,47 @@ class Ramp(PiecewiseLinear):
         return left | right
 
     def lines(self, bounds: Bounds, kind: str) -> Lines:
+        r"""Return the lines of a family: those of the clip, scaled, and :math:`\eta z` added.
+
+        The clip :math:`c` rises from p to q, the ends or the knees next to them, and lines of its
+        slope m in [0, 1] leave it at the knees or at the ends:
+
+        .. math:: t_L = \min(c(l) - m a', c(u) - m u), \qquad
+                  t_U = \max(c(u) - m b', c(l) - m l)
+
+        with knees clamped to the interval. As rises of a clip are not above 1, rounding of m
+        costs no soundness.
+        """
         if kind == "constant":
             return self.constant_lines(bounds)
-        l, u = bounds.lower, bounds.upper  # noqa: E741 - the field's names
-        left, right = self._crossed(bounds)
-        eta = self.eta.to(l).expand_as(l)
-        straight = torch.where(self._between(bounds), 1.0, eta)
-        chord = torch.where(left | right, self._mean(l, u), straight)
-        if kind == "same-slope":
-            return self.enclose(bounds, chord, chord)
-        flat_low, flat_up = torch.where(left, eta, chord), torch.where(right, eta, chord)
-        if kind in ("tight", "zero"):
-            return self.enclose(bounds, flat_low, flat_up)
-        if kind not in ("one", "adaptive"):
+        if kind not in ("tight", "zero", "one", "adaptive", "same-slope"):
             raise unknown(kind)
-        steep_low, steep_up = chord, chord
+        l, u = bounds.lower, bounds.upper  # noqa: E741 - the field's names
         a, b = self._knee(self.low, l), self._knee(self.high, l)
+        least, most = self._clip(l), self._clip(u)
+        rise, between = most - least, self._between(bounds)
+        left, right = self._crossed(bounds)
+        crossed = left | right
+
+        def slope(flat: Tensor | None, low: Tensor, high: Tensor) -> Tensor:
+            share = (rise / torch.where(crossed, high - low, 1.0)).clamp(max=1)
+            if flat is not None:
+                share = share.masked_fill(flat, 0.0)
+            return share.masked_fill(between, 1.0)
+
+        flat_low, flat_up, first, last = None, None, l, u
         if a is not None:
-            steep_low = torch.where(left, self._mean(torch.maximum(l, a), u), chord)
+            flat_low, first = _choice(left, kind, lambda: u - a > a - l, a, l)
         if b is not None:
-            steep_up = torch.where(right, self._mean(l, torch.minimum(u, b)), chord)
-        if kind == "adaptive" and a is not None:
-            steep_low = torch.where(u - a > a - l, steep_low, flat_low)
-        if kind == "adaptive" and b is not None:
-            steep_up = torch.where(b - l > u - b, steep_up, flat_up)
-        return self.enclose(bounds, steep_low, steep_up)
+            flat_up, last = _choice(right, kind, lambda: b - l > u - b, b, u)
+        lower, upper = slope(flat_low, first, u), slope(flat_up, l, last)
+        near = l if a is None else a.expand_as(l).clamp(l, u)
+        far = u if b is None else b.expand_as(u).clamp(l, u)
+        below = torch.minimum(least - lower * near, most - lower * u)
+        above = torch.maximum(most - upper * far, least - upper * l)
+        eta = self.eta.to(l)
+        inner = 1 - eta
+        return Lines(eta + inner * lower, inner * below, eta + inner * upper, inner * above)
 
     def _clip(self, z: Tensor) -> Tensor:
         if self.low is None and self.high is None:
@@ -116,10 +133,19 @@ class Ramp(PiecewiseLinear):
             found &= bounds.upper <= self.high.to(bounds.lower)
         return found
 
-    def _mean(self, p: Tensor, q: Tensor) -> Tensor:
-        """Return the slope of the chord from p to q, by the share that lies between the knees."""
-        share = (self._clip(q) - self._clip(p)) / torch.where(q > p, q - p, 1.0)
-        return torch.lerp(self.eta.to(p).expand_as(p), torch.ones_like(p), share)
+
+def _choice(
+    crossed: Tensor, kind: str, steeper: Callable[[], Tensor], knee: Tensor, end: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Tell where a line is flat for a knee inside, and the point the others rise from or to."""
+    if kind == "same-slope":
+        return None, end
+    if kind in ("tight", "zero"):
+        return crossed, end
+    if kind == "one":
+        return None, torch.where(crossed, knee, end)
+    steep = steeper()
+    return crossed & ~steep, torch.where(crossed & steep, knee, end)
 
 
 def ramp(z: Tensor, r: Tensor, eta: Tensor) -> Tensor:
