@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import table_claims
 from mnist_page import not_run, table
 
 HEAD = """# Networks on cells of a pixel grid
@@ -33,8 +34,8 @@ All eps are in pixels of [0, 1].
 def page(held: Mapping[str, Mapping[str, Any]], planned: Sequence[str]) -> str:
     """Return the page; ``planned`` names the rows that belong on it."""
     rows = [held[name] for name in planned if name in held]
-    parts = [HEAD]
     sound = [row for row in rows if row["table"] == "sound"]
+    parts = [HEAD, table_claims.cells(sound)]
     for eps in sorted({row["trained_at"] for row in sound}):
         parts.append(_sound(eps, [row for row in sound if row["trained_at"] == eps]))
     published = [row for row in rows if row["table"] == "published"]

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import table_claims
 from mnist_rows import ROWS
 
 HEAD = """# MNIST with DM-small p1: every training method, one protocol
@@ -34,7 +35,7 @@ loss (Lyu et al. 2021); (b) CNN7, verified by branch and bound (Shi et al. 2021,
 def page(held: Mapping[str, Mapping[str, Any]], planned: Sequence[str] = ()) -> str:
     """Return the page; ``planned`` names the rows that belong on it."""
     done = [row for row in held.values() if "failed" not in row]
-    parts = [HEAD]
+    parts = [HEAD, table_claims.methods(done)]
     titles = (
         ("full", "Full MNIST"),
         ("part", "All methods on fewer digits"),
