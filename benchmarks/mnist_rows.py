@@ -118,7 +118,13 @@ ROWS: tuple[Row, ...] = (
     Row("STAPS", "staps", init="shi", regularise={"shi": 0.5, "l1": 1e-5}),
     Row("RS-PGD", "rs-pgd"),
     Row("IBP-R", "ibp-r"),
-    Row("GM-SABR", "gm-sabr", {"count": 5}, init="shi", regularise={"shi": 0.5}),
+    Row(
+        "GM-SABR",
+        "gm-sabr",
+        {"inner": {"name": "radii", "count": 5}},
+        init="shi",
+        regularise={"shi": 0.5},
+    ),
     Row("AdvSABR", "adv-sabr", init="shi", regularise={"shi": 0.5}),
     Row("ParamRamp + SABR", "ramp-sabr", activation="param-ramp", schedule=RAMP),
 )
