@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mnist_table import HERE
+from mnist_table import HERE, held_in
 
 from taut.cli.allocator import keep_pages
 
@@ -39,7 +39,7 @@ def kept(
     torch.set_num_threads(options.threads)
     keep_pages()
     results: Path = options.results
-    held = json.loads(results.read_text()) if results.exists() else {}
+    held = held_in(results)
     for name, measure in measures.items():
         if options.write or (options.only and not any(o in name for o in options.only)):
             continue

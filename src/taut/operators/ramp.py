@@ -71,7 +71,7 @@ class Ramp(PiecewiseLinear):
                   t_U = \max(c(u) - m b', c(l) - m l)
 
         with knees clamped to the interval. As rises of a clip are not above 1, rounding of m
-        costs no soundness.
+        costs no soundness; adding :math:`\eta z` rounds as the function itself does.
         """
         if kind == "constant":
             return self.constant_lines(bounds)
