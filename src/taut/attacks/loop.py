@@ -147,8 +147,8 @@ class Attack(ABC):
             Draws uniform numbers in [0, 1) of the shape of the points, other ones at each step.
 
         """
-        moved = run.point + size * run.half * gradient.sign().nan_to_num_(0.0)
-        return run._replace(point=moved.clamp(run.lower, run.upper))
+        moved = gradient.sign().nan_to_num_(0.0).mul_(run.half).mul_(size).add_(run.point)
+        return run._replace(point=moved.clamp_(run.lower, run.upper))
 
     def __call__(
         self,

@@ -162,8 +162,10 @@ class TAPS:
         others = _wrong_classes(y, rest.classes)
         count = others.shape[1]
 
-        def each(tensor: Tensor) -> Tensor:
-            return tensor.detach().repeat_interleave(count, 0)
+        def each(tensor: Tensor) -> Tensor:  # in the layout of the gradients
+            found = tensor.detach().repeat_interleave(count, 0)
+            images = found.dim() == 4
+            return found.contiguous(memory_format=torch.channels_last) if images else found
 
         # in midpoint form the lower end may lie above the upper one by rounding
         low, high = each(latent.lower), each(latent.upper)
