@@ -68,8 +68,16 @@ def _global(by: Mapping[tuple[str, str, float], Row]) -> str:
         f"Trained at eps 0.5, evaluated at 0.3 and verified by CROWN-IBP: {_GM} {at[0]:.1f} %, "
         f"{_BASE} {at[1]:.1f} %. GM has the smaller error at {', '.join(better) or 'no eps'}, the "
         f"larger one at {', '.join(worse) or 'no eps'}: its loss is a mean over smaller radii "
-        "too, which weighs the largest one less."
+        f"too, which weighs the largest one less.{_by_intervals(by)}"
     )
+
+
+def _by_intervals(by: Mapping[tuple[str, str, float], Row]) -> str:
+    """GM on intervals at 0.3, with both ways to weigh its radii."""
+    labels = ("IBP", "GM-IBP, N = 5", "GM-IBP, N = 5, literal weights")
+    rows = [(label, by.get(("grid", label, 0.5))) for label in labels]
+    found = [f"{label} {row['grid']['ibp']['0.3']:.1f} %" for label, row in rows if row]
+    return f" Verified by IBP: {'; '.join(found)}." if len(found) > 1 else ""
 
 
 def _dead(by: Mapping[tuple[str, str, float], Row]) -> str:
