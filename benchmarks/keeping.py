@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from mnist_table import HERE, held_in
+from mnist_table import HERE, held_in, store
 
 from taut.cli.allocator import keep_pages
 
@@ -39,11 +38,10 @@ def kept(
     torch.set_num_threads(options.threads)
     keep_pages()
     results: Path = options.results
-    held = held_in(results)
     for name, measure in measures.items():
         if options.write or (options.only and not any(o in name for o in options.only)):
             continue
-        held[name] = measure()
-        print(name, held[name], flush=True)
-        results.write_text(json.dumps(held, indent=1) + "\n")
-    results.with_suffix(".md").write_text(page(held))
+        found = measure()
+        print(name, found, flush=True)
+        store(results, name, found)
+    results.with_suffix(".md").write_text(page(held_in(results)))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.operators import windows
-from taut.operators.base import POINTWISE, Affine, Pair, Reach, Shape
+from taut.operators.base import POINTWISE, Affine, Pair, Reach, Shape, channels_last
 from taut.operators.registry import (
     Case,
     Entry,
@@ -47,7 +47,7 @@ class _NarrowTranspose(torch.autograd.Function):
         kernel = F.pad(weight, (0, taps[1] * t - width, 0, taps[0] * s - height))
         kernel = kernel.unflatten(3, (taps[1], t)).unflatten(2, (taps[0], s))
         kernel = kernel.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
-        found = F.conv2d(rows, _channels_last(kernel), None, 1, (taps[0] - 1, taps[1] - 1))
+        found = F.conv2d(rows, channels_last(kernel), None, 1, (taps[0] - 1, taps[1] - 1))
         found = found.unflatten(1, (channels, s, t)).permute(0, 1, 4, 2, 5, 3)
         found = found.flatten(4, 5).flatten(2, 3)
         (top, left), (rows_out, columns_out) = padding, size
@@ -64,7 +64,7 @@ class _NarrowTranspose(torch.autograd.Function):
             ctx.size, rows.shape[2:], weight.shape[2:], ctx.stride, ctx.padding, (1, 1)
         )
         to_rows, to_weight, _ = torch.ops.aten.convolution_backward(
-            _channels_last(grads[0].to(kind)),
+            channels_last(grads[0].to(kind)),
             rows.to(kind),
             weight,
             None,
@@ -98,7 +98,7 @@ class _NarrowConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        rows = _channels_last(grads[0].to(weight.dtype))  # autocast is over by now
+        rows = channels_last(grads[0].to(weight.dtype))  # autocast is over by now
         found = _NarrowTranspose.apply(rows, weight, ctx.stride, ctx.padding, ctx.size)  # type: ignore[no-untyped-call]
         return found, None, None, None, None
 
@@ -163,7 +163,7 @@ class Conv2d(Affine):
         if self._thin(x.shape[2:]):
             x, weight = x.contiguous(), weight.contiguous()
         else:
-            x, weight = _channels_last(x), _channels_last(weight)
+            x, weight = channels_last(x), channels_last(weight)
             by_input = x.requires_grad and torch.is_grad_enabled()
             by_weight = weight.requires_grad or (bias is not None and bias.requires_grad)
             if self._narrow and by_input and not by_weight:
@@ -198,7 +198,7 @@ class Conv2d(Affine):
         if thin:
             rows, weight = rows.contiguous(), self.weight.contiguous()
         else:
-            rows, weight = _channels_last(rows), _channels_last(self.weight)
+            rows, weight = channels_last(rows), channels_last(self.weight)
         if self._narrow and not thin:
             return (_NarrowTranspose.apply(rows, weight, self.stride, self.padding, size),)  # type: ignore[no-untyped-call]
         missing = windows.left_over(
@@ -216,7 +216,7 @@ class Conv2d(Affine):
         return Reach(self.stride, self.padding, (extent[0], extent[1]))
 
     def pull(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        rows, weight = _channels_last(rows), _channels_last(self.weight)
+        rows, weight = channels_last(rows), channels_last(self.weight)
         return (windows.pull(rows, weight, self.stride, self._dilation, self.groups),)
 
     @property
@@ -290,15 +290,6 @@ class Scale(Affine):
 def _per_channel(value: Tensor | None) -> bool:
     """Whether a constant is the same at every pixel of an image."""
     return value is None or value.dim() == 0 or tuple(value.shape[-2:]) == (1, 1)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Lay images out pixel by pixel, which convolutions run faster on, CPU and GPU alike."""
-    if x.shape[1] == 1:
-        # One channel lies the same either way; say so by the strides, or the
-        # convolution would choose the other layout for its result.
-        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def tensors(weight: Live, bias: Live | None) -> tuple[Tensor, Tensor | None]:

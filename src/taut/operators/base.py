@@ -40,6 +40,20 @@ POINTWISE = Reach((1, 1), (0, 0), (1, 1))
 """Each output pixel reads the input pixel at its own place."""
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Lay images ``(N, C, H, W)`` out pixel by pixel; a tensor of other axes stays as it is.
+
+    Convolutions run faster on that, CPU and GPU alike.
+    """
+    if x.dim() != 4:
+        return x
+    if x.shape[1] == 1:
+        # One channel lies the same either way; say so by the strides, or the
+        # convolution would choose the other layout for its result.
+        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class Operator(ABC):
     """A deterministic function of one or more tensors ``(B, *shape)``."""
 

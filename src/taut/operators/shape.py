@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taut.errors import UnsupportedOperator
-from taut.operators.base import POINTWISE, Affine, Reach, Shape
+from taut.operators.base import POINTWISE, Affine, Reach, Shape, channels_last
 from taut.operators.forms import Interval
 from taut.operators.registry import Case, Entry, Template, Value, builds, register
 
@@ -25,7 +25,7 @@ class _RowMajor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0].contiguous(memory_format=torch.channels_last)
+        return channels_last(grads[0])
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ class Reshape(Affine):
         if self.pixel_major:
             channels, height, width = shape
             return (rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2),)
-        rows = rows.reshape(rows.shape[0], *shape)
-        if rows.dim() == 4:
-            rows = rows.contiguous(memory_format=torch.channels_last)
-        return (rows,)
+        return (channels_last(rows.reshape(rows.shape[0], *shape)),)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -280,7 +281,13 @@ def _method_table(content: Any) -> Any:
 
 def names() -> list[str]:
     """Return the names of the recipes that come with taut."""
-    return sorted(name for name, _ in _walk(files("taut").joinpath("recipes"), ""))
+    return sorted(_shipped())
+
+
+@functools.cache
+def _shipped() -> Mapping[str, Traversable]:
+    """Return the files of the recipes that come with taut, by name."""
+    return dict(_walk(files("taut").joinpath("recipes"), ""))
 
 
 def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
@@ -303,7 +310,7 @@ def load(name_or_path: str | Path) -> Recipe:
         TOML, or a key does not fit.
 
     """
-    known = dict(_walk(files("taut").joinpath("recipes"), ""))
+    known = _shipped()
     name = str(name_or_path)
     source: Traversable | Path
     if name in known:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taut.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -33,11 +37,12 @@ def build(cls: type[T], table: Any, where: str) -> T:
         For an unknown or missing key, a value of the wrong type, or one out of range.
 
     """
-    from pydantic import TypeAdapter, ValidationError  # slow to import; only recipes need it
+    from pydantic import ValidationError  # slow to import; only recipes need it
 
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} must be a table of keys and values; got {describe(table)}")
-    fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init]
+    made: Any = cls
+    fields = [field for field in dataclasses.fields(made) if field.init]
     names = [field.name for field in fields]
     for key in table:
         if key not in names:
@@ -46,16 +51,30 @@ def build(cls: type[T], table: Any, where: str) -> T:
         bare = field.default is dataclasses.MISSING
         if bare and field.default_factory is dataclasses.MISSING and field.name not in table:
             raise ConfigError(f"{where}.{field.name} is missing; give it a value")
-    hints, values = typing.get_type_hints(cls), {}
+    hints, values = _hints(made), {}
     for key, value in table.items():
         if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
             values[key] = build(hints[key], value, f"{where}.{key}")
             continue
         try:
-            values[key] = TypeAdapter(hints[key]).validate_python(_tuples(value), strict=True)
+            values[key] = _reader(made, key).validate_python(_tuples(value), strict=True)
         except ValidationError as error:
             raise _translate(error, f"{where}.{key}") from None
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields."""
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _reader(cls: type, key: str) -> TypeAdapter[Any]:
+    """Return what checks the values of one field; making it takes longer than using it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_hints(cls)[key])
 
 
 def unknown(

@@ -12,6 +12,7 @@ from taut.attacks.starts import mix
 from taut.bounds import Bounds, Intermediate, interval
 from taut.errors import ConfigError
 from taut.graph import Network
+from taut.operators.base import channels_last
 from taut.property import pad_true_class
 from taut.region import Box
 from taut.training.attack import TrainingAttack
@@ -163,9 +164,7 @@ class TAPS:
         count = others.shape[1]
 
         def each(tensor: Tensor) -> Tensor:  # in the layout of the gradients
-            found = tensor.detach().repeat_interleave(count, 0)
-            images = found.dim() == 4
-            return found.contiguous(memory_format=torch.channels_last) if images else found
+            return channels_last(tensor.detach().repeat_interleave(count, 0))
 
         # in midpoint form the lower end may lie above the upper one by rounding
         low, high = each(latent.lower), each(latent.upper)
