@@ -28,7 +28,7 @@ SHORT = Amount(5_000, 20, 1)
 GRIDDED = Amount(5_000, 20, 1)
 """Training at eps 0.5 with five radii of CROWN-IBP costs twenty times as much as IBP."""
 
-FEW = Amount(1_000, 20, 1)
+FEW = Amount(500, 10, 1)
 """Methods whose steps cost hundreds of plain ones; IBP beside them on as much."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from collections.abc import Mapping
@@ -30,14 +31,11 @@ def commands(training: RunFolder | None, result: RunFolder | None) -> list[str]:
 
 def _train(run: RunFolder) -> str | None:
     """Return the command for the recipe it is nearest to, with the values that differ."""
-    from taut.training import load, names
-
     held = _flat(run.recipe)
     if any(str(value).startswith(CUSTOM) for value in held.values()):
         return None
     best: tuple[int, str, dict[str, Any]] | None = None
-    for name in names():
-        known = _flat(load(name).to_dict())
+    for name, known in _shipped().items():
         changed = {key: value for key, value in held.items() if known.get(key, ...) != value}
         lost = [key for key in known if key not in held]
         if not lost and (best is None or len(changed) < best[0]):
@@ -46,6 +44,14 @@ def _train(run: RunFolder) -> str | None:
         return None
     sets = "".join(f" --set {shlex.quote(f'{key}={_toml(v)}')}" for key, v in best[2].items())
     return f"taut train {best[1]}{sets} --out {shlex.quote(str(run.path))}"
+
+
+@functools.cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """Return the values of every recipe that comes with taut."""
+    from taut.training import load, names
+
+    return {name: _flat(load(name).to_dict()) for name in names()}
 
 
 def _certify(training: RunFolder, result: RunFolder) -> str:

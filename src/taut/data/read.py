@@ -114,12 +114,18 @@ def _batches(
     return read
 
 
+_PARSED: dict[str, Arrays] = {}
+"""Pixels and labels of text files that were read, by their sums: each split reads the same."""
+
+
 def _read_digits(files: Files, count: int, shape: tuple[int, int, int]) -> Arrays:
     ((file, path),) = files
     content = read_content(path, file.size)
     check_sum(content, file, path)
-    pixels, labels = parse_digits(content, path, math.prod(shape))
-    return pixels.reshape(-1, *shape), labels
+    if file.sha256 not in _PARSED:
+        _PARSED[file.sha256] = parse_digits(content, path, math.prod(shape))
+    pixels, labels = _PARSED[file.sha256]
+    return pixels.reshape(-1, *shape).copy(), labels.copy()
 
 
 _READERS: dict[Format, Callable[[Files, int, tuple[int, int, int]], Arrays]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from taut.errors import ConfigError
 from taut.models.activations import Activation, Shape, maker
@@ -157,23 +158,18 @@ def size(
 ) -> Size:
     """Size of a named network, without allocating its weights.
 
-    Arguments and errors are those of :func:`build`. What activations see is counted while an
-    image without values passes through the network.
+    Arguments and errors are those of :func:`build`. What activations see is counted by the shapes
+    they are made for.
     """
     entry = _describe(name)
     make = maker(entry.activation if activation is None else activation)
     counts: list[int] = []
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        counts.append(inputs[0].numel())
-
     def counted(shape: Shape) -> nn.Module:
-        module = make(shape)
-        module.register_forward_pre_hook(count)
-        return module
+        counts.append(math.prod(shape))
+        return make(shape)
 
-    with torch.device("meta"), torch.no_grad():
-        network = build(name, input_shape, classes, activation=counted).eval()
-        network(torch.empty(1, *(input_shape or entry.input_shape)))
+    with torch.device("meta"):
+        network = build(name, input_shape, classes, activation=counted)
     first = next(module for module in network.modules() if isinstance(module, nn.Linear))
     return Size(sum(p.numel() for p in network.parameters()), sum(counts), first.in_features)
