@@ -12,11 +12,14 @@ OUT ?= runs/demo
 TRAIN ?=
 CERTIFY ?=
 
+# Of `make test`: how many of the random cases are drawn, `quarter` or `all`.
+CASES ?= quarter
+
 .PHONY: help demo test lint bench docs install clean
 
 help:
 	@echo "make demo   train, certify and report on 5,000 real digits (runs/demo)"
-	@echo "make test   the test suite"
+	@echo "make test   the test suite; CASES=all draws four times as many random cases"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  speed, as ratios to a plain pass of the same network"
 	@echo "make docs   the documentation, into site/"
@@ -38,7 +41,7 @@ demo: $(INSTALLED)
 	@$(BIN)/taut report $(OUT)
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	TAUT_TEST_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

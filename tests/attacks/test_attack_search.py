@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from taut.attacks import FGSM, PGD, margin
 from taut.region import Box
+from tests.counts import cases
 
 SEEDS = st.integers(0, 2**32 - 1)
 ATTACKS = [
@@ -44,7 +45,7 @@ def network(seed: int, size: int = 6, classes: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, 12), nn.ReLU(), nn.Linear(12, classes)).double()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40), deadline=None)
 @given(SEEDS, st.floats(0, 0.6))
 def test_a_linear_model_is_attacked_to_the_exact_optimum(seed, eps):
     """min over the box of z_y - z_t is its value at the center minus |w_y - w_t| times the radius;
@@ -68,7 +69,7 @@ def test_a_linear_model_is_attacked_to_the_exact_optimum(seed, eps):
         torch.testing.assert_close(found.margin, exact, atol=1e-9, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40), deadline=None)
 @given(SEEDS, st.floats(0, 0.6))
 def test_cross_entropy_is_exact_on_two_classes(seed, eps):
     x, y, weight, bias = problem(seed, classes=2)
@@ -81,7 +82,7 @@ def test_cross_entropy_is_exact_on_two_classes(seed, eps):
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=cases(15), deadline=None)
 @given(seed=SEEDS, eps=st.floats(0, 1))
 def test_every_iterate_stays_in_the_box_and_success_is_a_misclassification(attack, seed, eps):
     x, y, _, _ = problem(seed)
@@ -102,7 +103,7 @@ def test_every_iterate_stays_in_the_box_and_success_is_a_misclassification(attac
     assert not found.point.requires_grad
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(SEEDS)
 def test_more_restarts_and_more_targets_never_lower_success(seed):
     x, y, _, _ = problem(seed, batch=8)
@@ -116,7 +117,7 @@ def test_more_restarts_and_more_targets_never_lower_success(seed):
     assert bool((few <= PGD(steps=3, loss="margin")(net, x, y, box).success).all())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(SEEDS, st.permutations(range(6)), st.sampled_from(ATTACKS))
 def test_the_result_of_an_image_does_not_depend_on_its_batch(seed, order, attack):
     x, y, _, _ = problem(seed, batch=6)
@@ -144,7 +145,7 @@ class Planted(nn.Module):
         return torch.stack([torch.zeros_like(distance), self.radius - distance], 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=cases(25), deadline=None)
 @given(SEEDS, st.sampled_from(["ce", "margin"]))
 def test_a_planted_counterexample_is_found(seed, loss):
     """A target of a tenth of the half width per pixel, inside the box, in one image alone."""

@@ -20,6 +20,7 @@ from taut.operators.convex import Exp, Log, Reciprocal, Softplus, Sqrt
 from taut.operators.leaky import LeakyReLU
 from taut.operators.ramp import Ramp
 from taut.operators.sshaped import Sigmoid, Tanh
+from tests.counts import cases
 
 Line = tuple[float, float]
 
@@ -89,7 +90,7 @@ FAMILY = {"tight": "tight", "zero": "tight", "adaptive": "adaptive", "one": "one
 
 
 @pytest.mark.parametrize("kind", FAMILY)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(ends=ENDS, eta=st.sampled_from([0.0, 0.01, 0.4, 0.9]))
 def test_leaky_lines_are_those_of_the_table(
     kind: str, ends: tuple[float, float], eta: float
@@ -103,7 +104,7 @@ def test_leaky_lines_are_those_of_the_table(
 
 
 @pytest.mark.parametrize("kind", FAMILY)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 @given(
     ends=ENDS,
     eta=st.sampled_from([0.0, 0.01, 0.4, 0.9]),

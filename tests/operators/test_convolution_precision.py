@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taut.operators import Conv2d
+from tests.counts import cases
 
 SIDES = st.integers(1, 9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 @given(
     size=st.tuples(SIDES, SIDES),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taut.errors import RegionError
 from taut.region import PIXELS, Box, LpBall, Region
+from tests.counts import cases
 
 ORDERS = st.sampled_from([1.0, 2.0])
 EPS = st.sampled_from([0.0, 1e-3, 0.3, 1.0, 2.5, 40.0])
@@ -63,7 +64,7 @@ def test_l1_equals_rational_arithmetic(seed: int, pixels: int, eps: float, cut: 
         assert abs(Fraction(value) - exact) <= 1e-14 * size
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=cases(30), deadline=None)
 @given(seed=SEEDS, pixels=st.integers(1, 8), eps=EPS)
 def test_l1_cut_equals_the_linear_program(seed: int, pixels: int, eps: float) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -106,7 +107,7 @@ def test_l2_cut_equals_the_sorted_breakpoints(seed: int, pixels: int, eps: float
         assert value >= best - 1e-12 * size
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=cases(15), deadline=None)
 @given(seed=SEEDS, pixels=st.integers(2, 6), eps=st.floats(0.2, 2))
 def test_l2_cut_agrees_with_a_general_convex_solver(seed: int, pixels: int, eps: float) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -20,6 +20,7 @@ from taut.graph import Network, Node, trace
 from taut.models import Cells
 from taut.operators import Bounds, Steps
 from taut.region import Box, LpBall
+from tests.counts import cases
 from tests.soundness.harness import (
     SEEDS,
     ZONOTOPES,
@@ -146,7 +147,7 @@ def below(low: Tensor, high: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("kind", NETS)
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=cases(2), deadline=None)
 @given(seed=SEEDS)
 def test_every_method_covers_every_combination(kind: str, seed: int) -> None:
     module = made(NETS[kind], seed)
@@ -159,7 +160,7 @@ def test_every_method_covers_every_combination(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("emit", ["levels", "ends"])
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=cases(2), deadline=None)
 @given(seed=SEEDS)
 def test_pixels_of_three_and_four_cells(emit: str, seed: int) -> None:
     channels = 2 if emit == "ends" else 1
@@ -274,7 +275,7 @@ def test_ends_on_an_edge_and_one_number_beside_it(
         torch.testing.assert_close(7 * bound[:, 0], wanted.to(dtype), rtol=0, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60), deadline=None)
 @given(
     st.lists(st.integers(1, 2**24 - 1), min_size=1, max_size=6, unique=True),
     st.lists(st.tuples(st.integers(0, 2**24), st.integers(0, 200)), min_size=1, max_size=5),

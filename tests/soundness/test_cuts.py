@@ -20,6 +20,7 @@ from taut.bounds.optimised import Ascent
 from taut.graph import Network, trace
 from taut.operators.forms import Bounds
 from taut.region import Box
+from tests.counts import cases
 from tests.soundness.harness import generator, least_inside, points_of, random_box
 
 SEEDS = st.integers(0, 2**20)
@@ -131,7 +132,7 @@ def conv_net(activation: type[nn.Module], seed: int) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Hardtanh])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=cases(6), deadline=None)
 @given(seed=SEEDS)
 def test_no_point_that_satisfies_the_cuts_undercuts_the_bound(
     activation: type[nn.Module], seed: int

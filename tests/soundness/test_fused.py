@@ -21,6 +21,7 @@ from taut.operators import LINES
 from taut.property import margin_rows
 from taut.region import Box, LpBall
 from taut.training.losses import robust_cross_entropy
+from tests.counts import cases
 from tests.soundness.harness import (
     KINDS,
     SEEDS,
@@ -49,7 +50,7 @@ def worst(net: Network, box: Box, y: Tensor, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("lines", LINES)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=cases(6), deadline=None)
 @given(
     seed=SEEDS, scale=st.sampled_from([0.01, 0.3, 1.0]), beta=st.sampled_from([1.0, 0.5, 1e-3, 0.0])
 )
@@ -66,7 +67,7 @@ def test_no_point_has_a_larger_loss(
 
 
 @pytest.mark.parametrize(("name", "number"), every_case())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=cases(2), deadline=None)
 @given(seed=SEEDS)
 def test_every_operator(name: str, number: int, seed: int) -> None:
     g = generator(seed)
@@ -79,7 +80,7 @@ def test_every_operator(name: str, number: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.01, 0.3, 1.0]))
 def test_without_the_backward_pass_it_is_the_elided_interval_loss(
     kind: str, seed: int, scale: float

@@ -22,6 +22,7 @@ from taut.bounds.rows import bound_pairs
 from taut.graph import Network, trace
 from taut.operators.base import Affine
 from taut.region import Box, LpBall, Region
+from tests.counts import cases
 from tests.soundness.harness import (
     SEEDS,
     evaluate,
@@ -148,7 +149,7 @@ def windows(share: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["box", "ball"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=cases(8), deadline=None)
 @given(seed=SEEDS)
 @torch.no_grad()
 def test_every_method_is_sound(kind: str, seed: int) -> None:
@@ -173,7 +174,7 @@ def test_every_method_is_sound(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.6, 1e9])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=cases(12), deadline=None)
 @given(seed=SEEDS, kind=st.sampled_from(["box", "ball"]))
 @torch.no_grad()
 def test_windows_change_no_bound(share: float, seed: int, kind: str) -> None:
@@ -189,7 +190,7 @@ def test_windows_change_no_bound(share: float, seed: int, kind: str) -> None:
         torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=cases(8), deadline=None)
 @given(seed=SEEDS)
 @torch.no_grad()
 def test_intervals_called_exact_are_exact(seed: int) -> None:

@@ -17,6 +17,7 @@ from taut.graph import trace
 from taut.operators import LINES, Activation
 from taut.property import true_margins
 from taut.region import Box
+from tests.counts import cases
 from tests.soundness.harness import (
     KINDS,
     SEEDS,
@@ -63,7 +64,7 @@ QUICK: dict[str, BoundMethod] = {
 
 
 @pytest.mark.parametrize(("name", "number"), every_case())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=cases(2), deadline=None)
 @given(seed=SEEDS)
 def test_every_operator_under_every_method(name: str, number: int, seed: int) -> None:
     g = generator(seed)
@@ -80,16 +81,15 @@ def test_every_operator_under_every_method(name: str, number: int, seed: int) ->
         assert_sound(net, box, method, logits)
 
 
-@pytest.mark.parametrize("method", VARIANTS)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.01, 0.1, 0.5]))
-def test_traced_networks_under_every_method(
-    kind: str, method: str, seed: int, scale: float
-) -> None:
+def test_traced_networks_under_every_method(kind: str, seed: int, scale: float) -> None:
     net = traced(kind, seed)
     box = random_box(generator(seed), 3, *net.input_shape, scale=scale)
-    assert_sound(net, box, VARIANTS[method], evaluate(net, points_of(box, generator(seed))))
+    logits = evaluate(net, points_of(box, generator(seed)))
+    for method in VARIANTS.values():
+        assert_sound(net, box, method, logits)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,7 +112,7 @@ def test_a_point_has_its_own_margins(kind: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40), deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.02, 0.1, 0.4]))
 def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> None:
     """IBP <= CROWN-IBP <= CROWN with tight lines."""
@@ -126,7 +126,7 @@ def test_tight_lines_order_the_methods(kind: str, seed: int, scale: float) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(seed=SEEDS)
 def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
     """Slope-zero lines in CROWN-IBP give the elided IBP margins."""
@@ -141,7 +141,7 @@ def test_constant_lines_reproduce_ibp(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_margins_do_not_depend_on_what_is_kept(kind: str, seed: int) -> None:
     """Keeping fewer intervals, and working in place without gradients, changes nothing."""
@@ -169,7 +169,7 @@ def test_adaptive_lines_can_be_below_ibp() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_elided_margins_are_never_looser(kind: str, seed: int) -> None:
     """Merging the last layer with the margins beats plain bounds of the logits."""
@@ -182,7 +182,7 @@ def test_elided_margins_are_never_looser(kind: str, seed: int) -> None:
     assert bool((elided[others] >= plain[others] - 1e-9).all())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(seed=SEEDS)
 def test_a_linear_net_is_bounded_exactly(seed: int) -> None:
     """Elided IBP reaches the margin at the explicit worst corner."""
@@ -233,7 +233,7 @@ def test_convolution_equals_its_unrolled_matrix(stride: int, padding: int, size:
         )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_clipped_pixels_contribute_nothing(seed: int) -> None:
     """At 0 and 1 the outer half of the ball is cut off."""
@@ -283,7 +283,7 @@ def exact_margin(module: nn.Sequential, box: Box, image: int, y: int, other: int
     return float(result.fun + (last.bias[y] - last.bias[other]).item())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=cases(15), deadline=None)
 @given(seed=SEEDS)
 def test_no_method_exceeds_the_exact_minimum(seed: int) -> None:
     module, shape = random_module("dense", seed)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from taut.operators import LINES, OPERATORS, Activation, Affine, Bounds, Case, Interval
+from tests.counts import cases
 from tests.soundness.harness import SEEDS, TOLERANCE, case, every_case, generator, normal, uniform
 
 AFFINE = [c for c in every_case() if isinstance(case(*c, 0).operator, Affine)]
@@ -23,7 +24,7 @@ def test_every_operator_is_fuzzed() -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), every_case())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_interval_holds_every_point(name: str, number: int, seed: int) -> None:
     found, g = case(name, number, seed), generator(seed)
@@ -60,7 +61,7 @@ def dense(operator: Affine, shapes: tuple[tuple[int, ...], ...]) -> tuple[list, 
 
 
 @pytest.mark.parametrize(("name", "number"), AFFINE)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=cases(5), deadline=None)
 @given(seed=SEEDS)
 def test_affine_maps_equal_the_dense_matrix(name: str, number: int, seed: int) -> None:
     found, g = case(name, number, seed), generator(seed + 1)
@@ -99,7 +100,7 @@ WINDOWED = [c for c in AFFINE if passes_windows(case(*c, 0))]
 
 
 @pytest.mark.parametrize(("name", "number"), WINDOWED)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=cases(5), deadline=None)
 @given(seed=SEEDS)
 def test_a_window_is_pulled_back_to_the_window_it_reaches(
     name: str, number: int, seed: int
@@ -145,7 +146,7 @@ def line(slope: Tensor, shift: Tensor | None, z: Tensor, axis: int | None) -> Te
 
 @pytest.mark.parametrize("kind", LINES)
 @pytest.mark.parametrize(("name", "number"), BENT)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([1e-6, 0.1, 1.0, 30.0]))
 def test_lines_enclose_the_activation(
     name: str, number: int, kind: str, seed: int, scale: float
@@ -187,7 +188,7 @@ def some_bounds(
 
 
 @pytest.mark.parametrize(("name", "number"), BENT)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(seed=SEEDS)
 def test_tight_lines_dominate_constant_ones(name: str, number: int, seed: int) -> None:
     found, g = case(name, number, seed), generator(seed)
@@ -205,7 +206,7 @@ def test_tight_lines_dominate_constant_ones(name: str, number: int, seed: int) -
 
 
 @pytest.mark.parametrize(("name", "number"), BENT)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(seed=SEEDS)
 def test_same_slope_lines_are_parallel(name: str, number: int, seed: int) -> None:
     found, g = case(name, number, seed), generator(seed)

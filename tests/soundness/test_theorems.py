@@ -29,6 +29,7 @@ from taut.graph import Network, trace
 from taut.operators.ramp import ParamRamp
 from taut.property import margin_rows, pad_true_class
 from taut.region import Box, LpBall
+from tests.counts import cases
 from tests.soundness.harness import (
     SEEDS,
     evaluate,
@@ -100,7 +101,7 @@ def tight(before: str, depth: int | None = None, *, published: bool = False) -> 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_five_methods_are_ordered_with_tight_lines(activation: str) -> None:
     """IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN on 200 random networks."""
-    for seed in range(200):
+    for seed in range(cases(200)):
         net, box, y = setting(activation, seed)
         ibp = IBP().margins(net, box, y)
         crown_ibp = tight("ibp").margins(net, box, y)
@@ -144,7 +145,7 @@ def test_depth_spans_from_lbp_to_crown(activation: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_constant_lines_reproduce_ibp_carried_either_way(activation: str, seed: int) -> None:
     net, box, y = setting(activation, seed)
@@ -173,7 +174,7 @@ def test_linear_bounds_do_not_depend_on_the_budget() -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=cases(8), deadline=None)
 @given(seed=SEEDS)
 def test_optimised_lines_start_at_crown_and_only_gain(activation: str, seed: int) -> None:
     net, box, y = setting(activation, seed)
@@ -207,7 +208,7 @@ def mixed_margins(net: Network, inter: Intermediate, y: Tensor, mix: float | Non
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=cases(8), deadline=None)
 @given(seed=SEEDS)
 def test_every_mix_of_lines_is_sound_and_its_ends_are_the_families(
     activation: str, seed: int
@@ -332,7 +333,7 @@ def test_exact_solvers_agree_and_bound_everything() -> None:
 def test_optimised_lines_close_half_of_the_gap() -> None:
     """LP >= alpha-CROWN >= CROWN; of the way from CROWN to the exact minimum, half on average."""
     closed = []
-    for seed in range(100):
+    for seed in range(cases(100)):
         module, box, y, other = one_layer(seed)
         net = trace(module, (3,)).instance()
         label = torch.tensor([y])
@@ -349,13 +350,13 @@ def test_optimised_lines_close_half_of_the_gap() -> None:
         assert full <= exact + 1e-6
         if exact - crown > 1e-3:
             closed.append((full - crown) / (exact - crown))
-    assert len(closed) > 30
+    assert len(closed) > cases(30)
     assert sum(closed) / len(closed) >= 0.5
 
 
 @pytest.mark.parametrize("p", [1, 2])
 @pytest.mark.parametrize("clipped", [True, False])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_every_method_covers_a_ball(clipped: bool, p: int, seed: int) -> None:
     """Sound on balls, never below the bound over the enclosing box, exact on a linear net."""

@@ -17,6 +17,7 @@ from taut.graph import Network, Node, trace
 from taut.operators import Add, Linear, ReLU, Scale
 from taut.property import margin_rows, true_margins
 from taut.region import Box, LpBall
+from tests.counts import cases
 from tests.soundness.harness import (
     EVERY_ZONOTOPE,
     KINDS,
@@ -42,7 +43,7 @@ from tests.soundness.harness import (
 
 @pytest.mark.parametrize("method", [Zonotope(), Zonotope(hybrid=True, intersect=False)])
 @pytest.mark.parametrize(("name", "number"), every_case())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=cases(2), deadline=None)
 @given(seed=SEEDS)
 def test_every_operator(name: str, number: int, method: Zonotope, seed: int) -> None:
     g = generator(seed)
@@ -53,7 +54,7 @@ def test_every_operator(name: str, number: int, method: Zonotope, seed: int) -> 
 
 @EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=cases(5), deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.01, 0.1, 0.5]))
 def test_traced_networks(kind: str, method: Zonotope, seed: int, scale: float) -> None:
     net = traced(kind, seed)
@@ -98,7 +99,7 @@ def test_a_ball_is_bounded_through_its_box(method: Zonotope) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS, scale=st.sampled_from([0.05, 0.3, 1.0]))
 def test_deepz_is_same_slope_substitution_at_every_layer(
     kind: str, seed: int, scale: float
@@ -185,7 +186,7 @@ def test_a_hybrid_forgets_what_errors_share() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=cases(8), deadline=None)
 @given(seed=SEEDS)
 def test_a_hybrid_keeps_its_generators_and_is_no_tighter(kind: str, seed: int) -> None:
     """One generator per moving pixel throughout; on the same lines it contains DeepZ."""
@@ -212,7 +213,7 @@ def test_a_hybrid_keeps_its_generators_and_is_no_tighter(kind: str, seed: int) -
 
 @EVERY_ZONOTOPE
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=cases(5), deadline=None)
 @given(seed=SEEDS)
 def test_margins_are_no_looser_than_the_logits_box(kind: str, method: Zonotope, seed: int) -> None:
     net = traced(kind, seed)
@@ -240,7 +241,7 @@ def test_float32_stays_sound_up_to_rounding(kind: str, method: Zonotope) -> None
 
 
 @pytest.mark.parametrize("kind", ["deep", "conv", "norm"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(seed=SEEDS)
 def test_hybrid_margins_merge_with_the_last_layer(kind: str, seed: int) -> None:
     """Never looser than rows on the hybrid zonotope of the logits themselves."""

@@ -13,7 +13,7 @@ from taut.training import METHODS, fit
 
 WORKER = Path(__file__).with_name("every_method_worker.py")
 NAMES = sorted(METHODS)
-GROUPS = [NAMES[start::4] for start in range(4)]
+GROUPS = [NAMES[start::2] for start in range(2)]
 
 
 @pytest.mark.parametrize("group", range(len(GROUPS)))

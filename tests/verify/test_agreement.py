@@ -25,6 +25,7 @@ from taut.verify.complete import Question
 from taut.verify.instance import Procedure, decide
 from taut.verify.mip import MIP
 from taut.verify.outcome import Answer
+from tests.counts import cases
 
 SHORT = Ascent(iterations=2)
 NEURONS = Branch(SHORT, SHORT, every=False, candidates=1, pixels=0, attack_steps=2)
@@ -97,7 +98,7 @@ def set_up(kind: str, seed: int, moving: int) -> tuple[Case, Box, int, float]:
 def test_three_ways_to_decide_margins_agree(kind: str, count: int, moving: int) -> None:
     """A program that its solver gives up leaves an image open; that is rare, and no error."""
     open_, split = 0, 0
-    for seed in range(count):
+    for seed in range(cases(count)):
         made, box, y, exact = set_up(kind, seed, moving)
         asked = question(made.model, box, torch.tensor([y]))
         right = "verified" if exact > 0 else "falsified"
@@ -154,7 +155,7 @@ def as_case(groups: Groups, box: Box) -> Property:
 @pytest.mark.parametrize("kind", ["relu", "leaky", "ramp", "conv"])
 def test_three_ways_to_decide_unions_of_polyhedra_agree(kind: str) -> None:
     seen, open_ = Counter[Answer](), 0
-    for seed in range(30):
+    for seed in range(cases(30)):
         made = case(kind, 500 + seed)
         box, groups = box_of(made.shape, seed, 2), drawn(seed)
         shift = round(least(made.layers, groups, box) - GAPS[seed % len(GAPS)], 6)
@@ -175,7 +176,7 @@ def test_three_ways_to_decide_unions_of_polyhedra_agree(kind: str) -> None:
                 assert min(float((a @ z - b).max()) for a, b in groups) <= 1e-12
         seen[Answer.UNSAT if exact > 0 else Answer.SAT] += 1
     assert open_ == 0
-    assert min(seen[Answer.SAT], seen[Answer.UNSAT]) > 8, seen
+    assert min(seen[Answer.SAT], seen[Answer.UNSAT]) > cases(8), seen
 
 
 def asked_again(model: nn.Module, net: Network, box: Box, y: Tensor, proved: Tensor) -> Question:
@@ -204,7 +205,7 @@ def test_no_verdict_on_2000_networks_is_wrong(kind: str) -> None:
     sizes = (2, 8, 3) if kind == "wide" else (2, 4, 3, 3)
     made = dense_case("relu" if kind == "wide" else kind, 0, sizes)
     graph, seen = trace(made.model, (2,)), Counter[str]()
-    for seed in range(500):
+    for seed in range(cases(500)):
         layers, box = renewed(made, seed), box_of((2,), seed, 2)
         y = made.model(box.center).argmax(1)
         exact = least(layers, margins(int(y), 3), box)
@@ -223,4 +224,4 @@ def test_no_verdict_on_2000_networks_is_wrong(kind: str) -> None:
         assert answer.bound <= exact + EXACT, seed
         assert status(answer) == ("verified" if exact > 0 else "falsified"), seed
         seen[status(answer)] += 1
-    assert min(seen[each] for each in ("proved at once", "verified", "falsified")) > 30, seen
+    assert min(seen[each] for each in ("proved at once", "verified", "falsified")) > cases(30), seen

@@ -16,6 +16,7 @@ from taut.models import Cells
 from taut.region import Box
 from taut.verify.branch import Branch
 from taut.verify.mip import MIP
+from tests.counts import cases
 
 PIXELS, CLASSES = 6, 3
 EMITS = ("levels", "ends")
@@ -58,7 +59,7 @@ def least(net: nn.Sequential, box: Box, y: int) -> float:
 def test_enumeration_branch_and_bound_and_programs_agree() -> None:
     """On 300 images; a margin of exactly zero does not occur."""
     count = {"verified": 0, "falsified": 0}
-    for seed in range(30):
+    for seed in range(cases(30)):
         net = network(seed)
         x, eps = images(seed, 10)
         box, y = Box.around(x, eps), net(x).argmax(1)
@@ -71,13 +72,13 @@ def test_enumeration_branch_and_bound_and_programs_agree() -> None:
             assert all(a.bound <= m + 1e-9 for a, m in zip(found, exact, strict=True))
         for each in wanted:
             count[each] += 1
-    assert min(count.values()) > 60, count
+    assert min(count.values()) > cases(60), count
 
 
 def test_no_attack_contradicts_a_proof() -> None:
     """On 10,000 images, a hundred networks; proofs by bounds and by branch and bound."""
     proofs = broken = 0
-    for seed in range(100):
+    for seed in range(cases(100)):
         net = network(1000 + seed)
         x, eps = images(1000 + seed, 100)
         box, y = Box.around(x, eps), net(x).argmax(1)
@@ -93,5 +94,5 @@ def test_no_attack_contradicts_a_proof() -> None:
             assert not bool((hit & proved).any()), (seed, attack)
             broken += int(hit.sum())
         proofs += int(proved.sum())
-    assert proofs > 2000
-    assert broken > 2000
+    assert proofs > cases(2000)
+    assert broken > cases(2000)

@@ -15,6 +15,7 @@ from verify_nets import images, labels, make, predictions
 
 from taut.errors import ConfigError, DataError, ModelError, RegionError, TautError
 from taut.verify import Cascade, Certification, Status, Verdict, certify, wilson_interval
+from tests.counts import cases
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))
@@ -85,7 +86,7 @@ def test_nothing_certified_has_no_accuracy():
             getattr(empty, name)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=cases(10), deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 0.1))
 def test_the_summary_is_plain_json(seed, eps):
     net, x = make("dense", seed), images(5, seed)

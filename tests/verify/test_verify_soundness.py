@@ -15,6 +15,7 @@ from verify_nets import KINDS, images, labels, make, predictions
 from taut.attacks import PGD, margin
 from taut.region import Box
 from taut.verify import Cascade, Certification, Status, certify
+from tests.counts import cases
 
 SEEDS = st.integers(0, 10_000)
 QUICK = Cascade(attack=PGD(steps=10, restarts=2))
@@ -93,7 +94,7 @@ def counted(result: Certification) -> int:
     return sum(sum(counts.values()) for counts in result.by_stage().values())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20), deadline=None)
 @given(SEEDS, st.sampled_from(KINDS), st.floats(0, 0.1))
 def test_counts_sum_to_n_and_accuracies_are_ordered(seed, kind, eps):
     net, x = make(kind, seed), images(9, seed)
@@ -109,7 +110,7 @@ def test_counts_sum_to_n_and_accuracies_are_ordered(seed, kind, eps):
     assert all(v.seconds > 0 for v in result.verdicts)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=cases(15), deadline=None)
 @given(SEEDS, st.sampled_from(KINDS), st.lists(st.floats(0, 0.1), min_size=2, max_size=4))
 def test_verified_error_does_not_decrease_in_eps(seed, kind, radii):
     """A theorem for IBP, whose boxes are nested as the balls are."""

@@ -1,0 +1,17 @@
+"""How many random cases tests draw: a quarter of them, or all with ``TAUT_TEST_CASES=all``.
+
+Every property is tested either way, on every operator, method and kind of network; what differs
+is the number of random networks, boxes and seeds.
+"""
+
+from __future__ import annotations
+
+import os
+
+SHARES = {"quarter": 4, "all": 1}
+SHARE = SHARES[os.environ.get("TAUT_TEST_CASES", "quarter")]
+
+
+def cases(count: int) -> int:
+    """Return how many of ``count`` cases to draw, one at least."""
+    return -(-count // SHARE)
