@@ -170,6 +170,9 @@ def random_module(kind: str, seed: int) -> tuple[nn.Module, tuple[int, ...]]:
     return module.double().eval(), shape
 
 
+LARGE = ("resnet18", "alexnet", "vgg11", "inception-v1")
+"""Networks for images of ImageNet's size."""
+
 KINDS = ("linear", "dense", "deep", "conv", "norm", "residual")
 
 

@@ -76,7 +76,7 @@ def test_without_splits_it_is_alpha_crown(seed: int, shared: bool) -> None:
     assert torch.equal(method.margins(net, box, y, nothing), plain)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(cases(6)))
 def test_with_everything_split_the_multipliers_reach_the_linear_program(seed: int) -> None:
     module, net, box, y = two_layers(seed, 5)
     point = points_of(box, generator(seed + 1), 1)[0]

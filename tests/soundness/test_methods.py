@@ -227,7 +227,7 @@ def test_convolution_equals_its_unrolled_matrix(stride: int, padding: int, size:
     shape = (2, size, size)
     one, two = trace(folded, shape).instance(), trace(flat, shape).instance()
     y = folded(box.center).argmax(1)
-    for method in VARIANTS.values():
+    for method in QUICK.values():
         torch.testing.assert_close(
             method.margins(one, box, y), method.margins(two, box, y), rtol=1e-9, atol=1e-9
         )

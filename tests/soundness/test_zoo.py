@@ -12,6 +12,7 @@ from taut.graph import trace
 from taut.property import true_margins
 from taut.region import Box
 from tests.soundness.harness import (
+    LARGE,
     TOLERANCE,
     evaluate,
     generator,
@@ -80,7 +81,7 @@ def test_families_with_other_activations(name: str, activation: str) -> None:
     assert_bounded(small(name, activation), models.MODELS[name].small_shape, methods, 0.02)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "alexnet", "vgg11", "inception-v1"])
+@pytest.mark.parametrize("name", LARGE)
 def test_large_networks_get_interval_bounds_at_full_size(name: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -90,6 +91,7 @@ def test_large_networks_get_interval_bounds_at_full_size(name: str) -> None:
     with torch.no_grad():
         traced = trace(net, (3, 224, 224)).instance()
         bounds, logits = IBP().outputs(traced, box), net(x)
+        torch.testing.assert_close(traced(x), logits, rtol=1e-4, atol=1e-5)
         corner = net(
             torch.where(torch.rand(x.shape, generator=generator(4)) < 0.5, box.lower, box.upper)
         )

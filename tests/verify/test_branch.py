@@ -32,6 +32,7 @@ from taut.verify import Cascade, Status, certify
 from taut.verify.branch import Branch, bounding
 from taut.verify.branch.record import Record
 from taut.verify.complete import Question
+from tests.counts import cases
 
 QUICK = Ascent(iterations=8)
 SPLITS = {
@@ -46,7 +47,7 @@ SPLITS = {
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("splits", SPLITS)
 def test_it_agrees_with_the_exact_minimum(activation: str, splits: str) -> None:
-    for seed, sign in itertools.product(range(2), (1.0, -1.0)):
+    for seed, sign in itertools.product(range(cases(2)), (1.0, -1.0)):
         asked, exact = case(activation, seed, sign)
         (answer,) = SPLITS[splits].decide(asked)
         assert status(answer) == ("verified" if sign > 0 else "falsified")

@@ -30,6 +30,7 @@ from taut.verify.deadline import Clock, OutOfTime, interrupting
 from taut.verify.instance import Procedure, decide
 from taut.verify.outcome import Answer, State, answered
 from taut.verify.witness import Witness, witnessed
+from tests.counts import cases
 
 HIDDEN, CLASSES = 5, 3
 QUICK = Procedure(stages=("attack", "ibp", "crown"), attack=PGD(steps=10, loss="margin"), numbers=1)
@@ -121,7 +122,7 @@ def check_witness(net: nn.Module, case: Case, witness: Witness | None) -> None:
     net.float()
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(cases(24)))
 def test_tiny_networks_are_decided_as_linear_programs_decide_them(seed: int) -> None:
     net = network(seed)
     case, value = drawn(net, seed)
@@ -154,7 +155,7 @@ def linear(weights: Sequence[float]) -> nn.Sequential:
     return net
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(cases(10)))
 @pytest.mark.parametrize("off", ["0", "1e-9", "-1e-9", "1e-17", "-1e-17", "-1e-6", "1e-6"])
 def test_at_the_border_no_answer_is_wrong(seed: int, off: str) -> None:
     """The least value of a linear network, to the last digit, and a little beside it."""
