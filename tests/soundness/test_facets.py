@@ -26,6 +26,7 @@ from taut.property import margin_rows
 from taut.region import Box
 from taut.verify.branch import Branch
 from taut.verify.complete import Question
+from tests.counts import cases
 from tests.soundness.harness import generator, least_inside, normal, points_of, random_box, uniform
 from tests.verify.branch_nets import ACTIVATIONS, dense, exact_minimum
 
@@ -150,7 +151,7 @@ PAIRED = Optimised(Ascent(iterations=15), every=False, pairing=Pairing(10, 5, 8)
 def test_bounds_lie_between_those_without_and_the_exact_minimum(activation: str) -> None:
     """On 32 pairs of network and box: never below alpha-CROWN, often above, never too high."""
     better = 0
-    for seed in range(4):
+    for seed in (1, 3, 0, 2)[: cases(4)]:
         net = dense(activation, seed, scale=2.0)
         x = torch.rand(8, 3, generator=generator(seed), dtype=torch.float64)
         box = Box.around(x, 0.8, None)
@@ -165,7 +166,7 @@ def test_bounds_lie_between_those_without_and_the_exact_minimum(activation: str)
             exact = exact_minimum(net, box[i : i + 1], int(y[i]), int(other[i]))
             assert plain[i] <= found[i] <= exact + 1e-6
             better += bool(found[i] > plain[i] + 0.01 * (exact - plain[i]) + 1e-9)
-    assert better >= 11
+    assert better >= cases(11)
 
 
 def known(net: Network, box: Box) -> Intermediate:
