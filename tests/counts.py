@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 
 SHARES = {"quarter": 4, "all": 1}
-SHARE = SHARES[os.environ.get("TAUT_TEST_CASES", "quarter")]
+CHOSEN = os.environ.get("TAUT_TEST_CASES", "quarter")
+if CHOSEN not in SHARES:
+    raise ValueError(f"TAUT_TEST_CASES is {CHOSEN!r}; choose one of {', '.join(SHARES)}")
 
 
 def cases(count: int) -> int:
     """Return how many of ``count`` cases to draw, one at least."""
-    return -(-count // SHARE)
+    return -(-count // SHARES[CHOSEN])
