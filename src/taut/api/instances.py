@@ -16,7 +16,7 @@ from taut.api.answers import ERROR, Key, Row
 from taut.api.deciding import decide_files
 from taut.api.fanout import LOST
 from taut.api.pool import Lost, Pool
-from taut.api.retrying import ANYWAY
+from taut.api.retrying import worth
 from taut.errors import DataError, RunError, TautError
 from taut.store.atomic import write_atomic
 from taut.store.locking import alone
@@ -238,18 +238,16 @@ def _redone(
     out: Path, known: dict[Key, Row], instances: list[Instance], work: Deciding
 ) -> set[Key]:
     """Return which rows are decided again: open ones without an attempt of as much time."""
-    tried = answers.attempts(out)
-    return {
-        instance.key()
-        for instance in instances
-        if instance.key() in known
-        and known[instance.key()].answer in answers.OPEN
-        and (
-            work.seconds(instance) > tried.get(instance.key(), 0.0)
-            or known[instance.key()].answer == ERROR
-            or known[instance.key()].reason in ANYWAY
-        )
-    }
+    tried, found = answers.attempts(out), set[Key]()
+    for instance in instances:
+        key = instance.key()
+        row = known.get(key)
+        if row is None or row.answer not in answers.OPEN:
+            continue
+        most = tried.get(key, 0.0)
+        if row.answer == ERROR or worth(most, work.seconds(instance), row.reason):
+            found.add(key)
+    return found
 
 
 def _settings(listed: Path, procedure: Procedure) -> dict[str, Any]:

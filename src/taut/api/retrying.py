@@ -18,6 +18,11 @@ ANYWAY = (LOST, "memory")
 """Reasons that the next attempt need not meet again, whatever its time."""
 
 
+def worth(had: float, would: float, reason: str) -> bool:
+    """Whether what is open is tried again: for more seconds, or as time was not the reason."""
+    return would > had or reason in ANYWAY
+
+
 def under_held_limit(folder: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job's description with the time limit that its folder began with.
 
@@ -60,8 +65,8 @@ def again(
     found = []
     for index, verdict in known.items():
         most = tried[index].timeout if index in tried else first
-        more = _seconds(timeout) > most
-        if verdict.status == Status.UNKNOWN and (more or verdict.reason in ANYWAY):
+        open_ = verdict.status == Status.UNKNOWN
+        if open_ and worth(most, _seconds(timeout), verdict.reason):
             found.append(index)
     return found
 
