@@ -24,7 +24,7 @@ def kilobytes(field):
 torch.manual_seed(0)
 torch.set_num_threads(1)
 net = taut.models.build("dm-small-p1").eval()
-x, y = torch.rand(2, 1, 28, 28), torch.zeros(2, dtype=torch.long)
+x, y = torch.rand(4, 1, 28, 28), torch.zeros(4, dtype=torch.long)
 graph, box = trace(net, (1, 28, 28)).instance(), Box.around(x, 0.02)
 for name in sys.argv[2:]:
     if os.fork() > 0:  # a child for each method, all after one import
